@@ -1,0 +1,21 @@
+//! The binary interface between the programs in the kernel and the collector.
+
+mod cause;
+mod config;
+mod counters;
+mod event;
+mod listener;
+mod tuple;
+pub mod verdict;
+mod watch;
+
+pub use cause::{CAUSES, Cause, Stage};
+pub use config::{Config, Control, ControlOp, Offsets, Phase, Reasons, TCP_RULES};
+pub use counters::{COUNTERS, Counter, Deltas, Global, NetCounters};
+pub use event::{Event, EventKind, TASK_COMM_LEN, flag};
+pub use listener::{
+    Group, GroupKey, ListenerInfo, MEMBERS, NO_LISTENER, Port, PortKey, SlotCounters, WAIT_BUCKETS, wait_bucket,
+    wait_bucket_floor_us,
+};
+pub use tuple::Tuple;
+pub use watch::{Process, Watch, state};

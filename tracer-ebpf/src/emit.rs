@@ -1,0 +1,71 @@
+//! Sending: reserve, fill, submit, or count the loss.
+
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::bpf_ktime_get_ns,
+};
+use tracer_abi::abi::{Event, EventKind, Global, SlotCounters, Tuple};
+
+use crate::{
+    kernel::{Sock, config},
+    maps::{COUNTERS, GLOBALS, RING},
+};
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Adds one to a global counter.
+#[inline(always)]
+pub(crate) fn count(what: Global) {
+    if let Some(counter) = GLOBALS.get_ptr_mut(what as u32) {
+        // SAFETY: this CPU's value of a live map. A system call's increment can be interrupted by a softirq's of the same
+        // counter only if both count the same thing, which they do not.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// This CPU's counters of a slot.
+#[inline(always)]
+pub(crate) fn slot_counters(slot: u32) -> Option<&'static mut SlotCounters> {
+    let counters = COUNTERS.get_ptr_mut(slot)?;
+    // SAFETY: this CPU's value of a live map; system calls and softirqs write different fields.
+    Some(unsafe { &mut *counters })
+}
+
+/// Writes an event; `fill` adds what its kind has besides. Says whether there was room.
+#[inline(always)]
+pub(crate) fn emit(kind: EventKind, tuple: &Tuple, fill: impl FnOnce(&mut Event)) -> bool {
+    let Some(mut entry) = RING.reserve::<Event>(0) else {
+        count(Global::EventsLost);
+        return false;
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the reserved record is ours until it is submitted, is as large as the structure, and all-zero bytes are a
+    // valid event; it is written as a whole before it is referred to.
+    let event = unsafe {
+        core::ptr::write_bytes(event, 0, 1);
+        &mut *event
+    };
+    event.time_ns = now();
+    event.tuple = *tuple;
+    event.kind = kind as u8;
+    fill(event);
+    // One wake-up for many events: the reader also looks on its own several times a second.
+    let wake = RING.query(BPF_RB_AVAIL_DATA as u64) >= config!(wake_bytes) as u64;
+    entry.submit(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP } as u64);
+    true
+}
+
+/// Notes a listener's queues on an event, to report them.
+#[inline(always)]
+pub(crate) fn queues(event: &mut Event, listener: Option<Sock>) {
+    if let Some(listener) = listener {
+        event.accept_queue = listener.accept_queue();
+        event.accept_limit = listener.accept_limit();
+        event.half_open = listener.half_open();
+    }
+}

@@ -1,0 +1,172 @@
+//! A connection between its handshake and `accept()`.
+//!
+//! `tcp_child_process()` lets a new child handle the segment that created it: SYN_RECV to ESTABLISHED, then its data or FIN, then
+//! `parent->sk_data_ready(parent)`, all in one softirq and with the child locked; it is in the accept queue already. So between
+//! these two moments "the child" of this CPU is one, and what is heard of it there is what completed the handshake.
+//!
+//! Read from: net/ipv4/tcp_minisocks.c, net/ipv4/tcp_input.c, net/ipv4/inet_connection_sock.c (6.18).
+
+use tracer_abi::abi::{Counter, Deltas, EventKind, NO_LISTENER, Phase, Tuple, flag, state};
+
+use super::listener;
+use crate::{
+    emit::{emit, queues, slot_counters},
+    kernel::{Sock, cpu, current, only},
+    watch,
+};
+
+/// A connection has been established and waits in the accept queue.
+#[inline(always)]
+pub(super) fn queued(phase: Phase, sk: Sock) -> Option<()> {
+    let net = sk.net();
+    let known = net.counters()?;
+    let mut deltas = Deltas::default();
+    net.take(known, only(Counter::SyncookiesRecv), &mut deltas)?;
+    let cookie = deltas.of(Counter::SyncookiesRecv) != 0;
+
+    let listed = listener::of_port(net, sk.local_port())?;
+    let tuple = sk.server_tuple(sk.local_port(), known.inum);
+    let slot = listener::find(listed, net, tuple.port, &tuple.server);
+    if slot == NO_LISTENER {
+        return None;
+    }
+    let counters = slot_counters(slot)?;
+    if cookie && phase == Phase::Counting {
+        counters.cookie_acks += 1;
+    }
+
+    let mut watched = false;
+    match watch::find(&tuple) {
+        Some(known) if known.state & state::EARLIER != 0 => return Some(()),
+        Some(known) => {
+            watched = true;
+            known.state = known.state & !state::HALF_OPEN | state::QUEUED | state::ANSWERED;
+            emit(EventKind::ChildQueued, &tuple, |e| {
+                e.slot = slot;
+                e.isn = known.isn;
+                e.flags = if cookie { flag::COOKIE } else { 0 };
+                e.detail = sk.total_retrans();
+                queues(e, listener::sock(slot));
+            });
+        }
+        None if cookie || phase == Phase::Earlier => {
+            // A cookie that nobody saw being sent, or a connection under way: it began before counting did.
+            if let Some(earlier) = watch::note(&tuple, 0, false, slot).watch {
+                earlier.state |= state::EARLIER | state::QUEUED;
+            }
+            return Some(());
+        }
+        None => {}
+    }
+    counters.queued += 1;
+    if !cookie {
+        counters.children += 1;
+    }
+    if let Some(listener) = listener::sock(slot) {
+        let waiting = listener.accept_queue();
+        if waiting > counters.max_accept_queue {
+            counters.max_accept_queue = waiting;
+        }
+    }
+    // What follows is needed for a watched child, and where the port has several listeners.
+    if watched || listed.listeners > 1 {
+        let cpu = cpu()?;
+        cpu.child = sk.0;
+        cpu.child_slot = slot;
+        cpu.child_watched = watched as u32 | if cookie { 2 } else { 0 };
+    }
+    Some(())
+}
+
+/// The child of the moment has received data (`flag::DATA`) or a FIN (`flag::FIN`).
+#[inline(always)]
+pub(super) fn completed_by(sk: Sock, what: u8) -> Option<()> {
+    let cpu = cpu()?;
+    if cpu.child != sk.0 || cpu.child_watched & 1 == 0 {
+        return None;
+    }
+    let tuple = sk.server_tuple(sk.local_port(), sk.net().inum());
+    if let Some(known) = watch::find(&tuple) {
+        known.state |= if what == flag::FIN { state::BY_FIN } else { state::BY_DATA };
+    }
+    emit(EventKind::CompletedBy, &tuple, |e| {
+        e.slot = cpu.child_slot;
+        e.flags = what;
+    });
+    Some(())
+}
+
+/// ESTABLISHED to CLOSE_WAIT.
+#[inline(always)]
+pub(super) fn fin(sk: Sock) -> Option<()> {
+    if cpu()?.child != sk.0 {
+        return None;
+    }
+    completed_by(sk, flag::FIN)
+}
+
+/// The listener is told of its new connection: the moment is over, and the listener is known for certain.
+#[inline(always)]
+pub(super) fn announced(listener: Sock) -> Option<()> {
+    let cpu = cpu()?;
+    if cpu.child == 0 {
+        return None;
+    }
+    cpu.child = 0;
+    let actual = listener::slot_of(listener.0)?;
+    if actual == cpu.child_slot {
+        return Some(());
+    }
+    // A member of a group: it was counted for the first member when its SYN came, and is moved now.
+    let request = (cpu.child_watched & 2 == 0) as u64;
+    let attempt = (cpu.child_watched & 1 == 0) as u64;
+    let from = slot_counters(cpu.child_slot)?;
+    from.queued = from.queued.wrapping_sub(1);
+    from.children = from.children.wrapping_sub(request);
+    from.requests = from.requests.wrapping_sub(request);
+    from.attempts = from.attempts.wrapping_sub(attempt);
+    from.syn = from.syn.wrapping_sub(attempt);
+    let to = slot_counters(actual)?;
+    to.queued = to.queued.wrapping_add(1);
+    to.children = to.children.wrapping_add(request);
+    to.requests = to.requests.wrapping_add(request);
+    to.attempts = to.attempts.wrapping_add(attempt);
+    to.syn = to.syn.wrapping_add(attempt);
+    let waiting = listener.accept_queue();
+    if waiting > to.max_accept_queue {
+        to.max_accept_queue = waiting;
+    }
+    Some(())
+}
+
+/// A connection that nobody had accepted was closed.
+#[inline(always)]
+pub(super) fn closed(phase: Phase, sk: Sock) -> Option<()> {
+    if phase != Phase::Counting {
+        return None;
+    }
+    let net = sk.net();
+    let listed = listener::of_port(net, sk.local_port())?;
+    let tuple: Tuple = sk.server_tuple(sk.local_port(), net.inum());
+    if super::accept::is_earlier(sk, &tuple) {
+        return None;
+    }
+    // inet_csk_listen_stop() runs in the task that closed the listener; a client's RST in a softirq, or in whatever task.
+    let slot = listener::closed_by(listed, net, tuple.port, &tuple.server, current().id);
+    let listener_closed = slot != NO_LISTENER;
+    let slot = if listener_closed { slot } else { listener::find(listed, net, tuple.port, &tuple.server) };
+    let counters = slot_counters(slot)?;
+    if listener_closed {
+        counters.children_dropped += 1;
+    } else {
+        counters.children_reset += 1;
+    }
+    emit(EventKind::ChildClosed, &tuple, |e| {
+        e.slot = slot;
+        e.flags = if listener_closed { flag::LISTENER_CLOSED } else { 0 };
+    });
+    if listener_closed {
+        watch::forget(&tuple);
+    }
+    Some(())
+}

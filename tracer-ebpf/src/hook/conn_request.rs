@@ -1,0 +1,191 @@
+//! A SYN that a listener has handled.
+//!
+//! ```c
+//! int tcp_conn_request(struct request_sock_ops *rsk_ops, const struct tcp_request_sock_ops *af_ops,
+//!                      struct sock *sk, struct sk_buff *skb);
+//! ```
+//! Called by `tcp_v4_conn_request()` and `tcp_v6_conn_request()`, and these by `tcp_rcv_state_process()` for a SYN in LISTEN.
+//! Its return value says nothing: 0 for a request that was queued, for a cookie and for every drop. What it did stands in the
+//! counters (see [`tracer_abi::abi::verdict::syn`]).
+//!
+//! As a tracepoint: `consume_skb(skb, location)`. `tcp_rcv_state_process()` consumes the SYN right after `conn_request()`, in the
+//! same softirq, whatever became of it, and consumes nothing else itself. Kernels up to 6.1 have no `location`. A SYN for a request
+//! that is queued already does not come here; it is answered and dropped in `tcp_check_req()` (see `listen_drop`).
+//!
+//! Read from: net/ipv4/tcp_input.c (6.18).
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use tracer_abi::abi::{
+    Cause, Counter, Deltas, EventKind, NO_LISTENER, Phase, flag, state,
+    verdict::{self, Syn},
+};
+
+use super::listener;
+use crate::{
+    emit::{emit, queues, slot_counters},
+    kernel::{ALL, Net, Segment, Skb, Sock, config, only},
+    watch,
+};
+
+/// The end of every SYN that a listener handled.
+#[btf_tracepoint(function = "consume_skb")]
+fn tp_consume_skb(ctx: BtfTracePointContext) -> i32 {
+    let location: u64 = ctx.arg(1);
+    if location >= config!(rcv_state_process) && location < config!(rcv_state_process_end) {
+        let skb: u64 = ctx.arg(0);
+        handled(Skb(skb));
+    }
+    0
+}
+
+#[inline(always)]
+fn handled(skb: Skb) -> Option<()> {
+    let phase = watch::phase()?;
+    let net = skb.net_by_route();
+    let known = net.counters()?;
+    let mut deltas = Deltas::default();
+    // Two reads tell a healthy SYN; the rest is read only if one of them moved. Only these two can move without a third.
+    net.take(known, only(Counter::ListenDrops) | only(Counter::SyncookiesSent), &mut deltas)?;
+    if deltas.of(Counter::ListenDrops) | deltas.of(Counter::SyncookiesSent) != 0 {
+        net.take(known, ALL, &mut deltas)?;
+    }
+    let segment = skb.segment(known.inum)?;
+    let listed = listener::of_port(net, segment.tuple.port)?;
+    let (port, server) = (segment.tuple.port, &segment.tuple.server);
+    let slot = if deltas.of(Counter::ListenDrops) == 0 {
+        listener::find(listed, net, port, server)
+    } else {
+        listener::member(listed, net, port, server)
+    };
+    verdict(phase, net, &segment, &deltas, slot)
+}
+
+/// What became of a SYN, once its listener and its deltas are known.
+#[inline(always)]
+pub(super) fn verdict(phase: Phase, net: Net, segment: &Segment, deltas: &Deltas, slot: u32) -> Option<()> {
+    let listener = listener::sock(slot);
+    let queue_len = match listener {
+        Some(listener) => listener.half_open(),
+        None => 0,
+    };
+    let verdict = verdict::syn(deltas, net.reserve(queue_len));
+    let counters = slot_counters(slot)?;
+    if phase == Phase::Counting {
+        counters.syn += 1;
+        if queue_len > counters.max_half_open {
+            counters.max_half_open = queue_len;
+        }
+    }
+    match verdict {
+        Syn::Queued => queued(phase, segment, slot, listener),
+        Syn::Cookie => {
+            let noted = watch::note(&segment.tuple, segment.seq, true, slot);
+            if phase == Phase::Counting {
+                counters.cookies += 1;
+            }
+            if let Some(watch) = noted.watch {
+                watch.state = watch.state & !state::HALF_OPEN | state::COOKIE;
+            }
+            if noted.earlier {
+                return Some(());
+            }
+            counters.attempts += noted.new as u64;
+            emit(EventKind::CookieSent, &segment.tuple, |e| {
+                e.isn = segment.seq;
+                e.slot = slot;
+                e.flags = flag::COOKIE | if noted.new { flag::NEW_ATTEMPT } else { 0 };
+                e.deltas = *deltas;
+                queues(e, listener);
+            });
+            Some(())
+        }
+        Syn::Dropped(cause) => dropped(phase, segment, deltas, slot, listener, cause, false),
+        Syn::Reserve => {
+            if phase == Phase::Counting {
+                counters.reserve += 1;
+            }
+            dropped(phase, segment, deltas, slot, listener, Cause::HalfOpenQueueFull, true)
+        }
+    }
+}
+
+#[inline(always)]
+fn queued(phase: Phase, segment: &Segment, slot: u32, listener: Option<Sock>) -> Option<()> {
+    let counters = slot_counters(slot)?;
+    if phase == Phase::Earlier {
+        watch::note(&segment.tuple, segment.seq, true, slot);
+        return Some(());
+    }
+    if let Some(known) = watch::find(&segment.tuple) {
+        if known.isn == segment.seq {
+            if known.state & state::EARLIER != 0 {
+                return Some(());
+            }
+            known.state = known.state & !state::COOKIE | state::HALF_OPEN;
+            counters.requests += 1;
+            emit(EventKind::SynQueued, &segment.tuple, |e| {
+                e.isn = segment.seq;
+                e.slot = slot;
+                queues(e, listener);
+            });
+            return Some(());
+        }
+        // The client has given the old attempt up and uses its port again: this one is healthy so far.
+        watch::forget(&segment.tuple);
+    }
+    counters.attempts += 1;
+    counters.requests += 1;
+    Some(())
+}
+
+#[inline(always)]
+fn dropped(
+    phase: Phase,
+    segment: &Segment,
+    deltas: &Deltas,
+    slot: u32,
+    listener: Option<Sock>,
+    cause: Cause,
+    reserve: bool,
+) -> Option<()> {
+    if phase == Phase::Counting {
+        slot_counters(slot)?.syn_dropped[cause as usize] += 1;
+    }
+    drop_syn(segment, slot, cause, |e| {
+        e.deltas = *deltas;
+        if reserve {
+            e.flags |= flag::RESERVE;
+        }
+        queues(e, listener);
+    })
+}
+
+/// Notes an attempt whose SYN was dropped, for whatever cause, and tells of it.
+#[inline(always)]
+pub(super) fn drop_syn(
+    segment: &Segment,
+    slot: u32,
+    cause: Cause,
+    fill: impl FnOnce(&mut tracer_abi::abi::Event),
+) -> Option<()> {
+    let noted = watch::note(&segment.tuple, segment.seq, true, slot);
+    if let Some(watch) = noted.watch {
+        if slot != NO_LISTENER {
+            watch.slot = slot;
+        }
+        watch.state = watch.state & !(state::HALF_OPEN | state::STAGE_ACK) | state::TROUBLED;
+        watch.cause = cause as u8;
+    }
+    if noted.earlier {
+        return Some(());
+    }
+    slot_counters(slot)?.attempts += noted.new as u64;
+    emit(EventKind::SynDropped, &segment.tuple, |e| {
+        e.isn = segment.seq;
+        e.slot = slot;
+        e.cause = cause as u8;
+        e.flags = if noted.new { flag::NEW_ATTEMPT } else { 0 };
+        fill(e);
+    });
+    Some(())
+}

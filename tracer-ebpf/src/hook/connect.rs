@@ -1,0 +1,162 @@
+//! The client's side, where it is on this host.
+//!
+//! ```c
+//! int tcp_v4_connect(struct sock *sk, struct sockaddr *uaddr, int addr_len);    // and tcp_v6_connect
+//! ```
+//! It takes the socket to SYN_SENT, then looks for a local port (`inet_hash_connect()`); without one it takes the socket back to
+//! CLOSE and returns -EADDRNOTAVAIL, and no SYN is ever sent. Later failures (refused, timed out) come from softirq, with
+//! `sk_err` set before the socket is closed.
+//!
+//! As tracepoints: the change of state (see `sock_state`), and `sys_exit_connect` for the error that only the call returns.
+//!
+//! Read from: net/ipv4/tcp_ipv4.c, net/ipv6/tcp_ipv6.c, net/ipv4/inet_hashtables.c (6.18).
+
+use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+use tracer_abi::abi::{Cause, EventKind, Global, NO_LISTENER, Phase, Process, flag};
+
+use super::listener::is_traced;
+use crate::{
+    emit::{count, emit, slot_counters},
+    kernel::{Sock, atomic, Syscall, config, current, sock_of_fd},
+    maps::{CONNECTING, Connecting, PROCESSES},
+    watch,
+};
+
+const EADDRNOTAVAIL: u32 = 99;
+const ETIMEDOUT: u32 = 110;
+const EINPROGRESS: u32 = 115;
+
+/// CLOSE to SYN_SENT, in the process that calls `connect()`.
+#[inline(always)]
+pub(super) fn started(sk: Sock) -> Option<()> {
+    let port = sk.remote_port();
+    if watch::phase()? != Phase::Counting || !is_traced(port) {
+        return None;
+    }
+    // Where every listener is traced, a connect counts if its own namespace listens on that port.
+    let net = sk.net();
+    if config!(every_port) != 0 && super::listener::of_port(net, port).is_none() {
+        return None;
+    }
+    let netns = net.inum();
+    let wanted = config!(netns);
+    if wanted != 0 && wanted != netns {
+        return None;
+    }
+    let task = current();
+    let entry = Connecting { pid: task.pid(), closed: 0, tuple: sk.client_tuple(netns), comm: task.comm() };
+    count(Global::Connects);
+    if CONNECTING.insert(sk.0, &entry, 0).is_err() {
+        count(Global::ConnectsUnseen);
+        return None;
+    }
+    by_process(&entry, |process| &mut process.connects);
+    Some(())
+}
+
+#[inline(always)]
+fn by_process(entry: &Connecting, field: impl FnOnce(&mut Process) -> &mut u64) -> Option<()> {
+    if PROCESSES.get_ptr_mut(entry.pid).is_none() {
+        let process = Process { connects: 0, established: 0, failed: 0, comm: entry.comm };
+        // BPF_NOEXIST: another thread of the process may have been faster.
+        let _ = PROCESSES.insert(entry.pid, &process, 1);
+    }
+    let process = PROCESSES.get_ptr_mut(entry.pid)?;
+    // SAFETY: a preallocated element that is never removed while programs are attached; its counters are only ever changed by
+    // atomic addition.
+    unsafe { atomic::add(field(&mut *process), 1) };
+    Some(())
+}
+
+#[inline(always)]
+fn pending(sk: Sock) -> Option<&'static mut Connecting> {
+    let entry = CONNECTING.get_ptr_mut(sk.0)?;
+    // SAFETY: a preallocated element; a socket's changes of state are serialised by its lock.
+    Some(unsafe { &mut *entry })
+}
+
+/// SYN_SENT to ESTABLISHED, in softirq.
+#[inline(always)]
+pub(super) fn established(sk: Sock) -> Option<()> {
+    let entry = pending(sk)?;
+    count(Global::Established);
+    by_process(entry, |process| &mut process.established);
+    let _ = CONNECTING.remove(sk.0);
+    Some(())
+}
+
+/// SYN_SENT to CLOSE.
+#[inline(always)]
+pub(super) fn closed(sk: Sock) -> Option<()> {
+    let entry = pending(sk)?;
+    let error = sk.error();
+    if error != 0 {
+        let mut tuple = sk.client_tuple(entry.tuple.netns);
+        tuple.port = entry.tuple.port;
+        entry.tuple = tuple;
+        return failed(sk, entry, error);
+    }
+    if Syscall::current().number() == config!(nr_connect) as u64 {
+        // connect() itself gives up; what it returns says why.
+        entry.closed = 1;
+        return Some(());
+    }
+    // The program closed the socket before it was connected: no error of the network's.
+    failed(sk, entry, 0)
+}
+
+#[inline(always)]
+fn failed(sk: Sock, entry: &Connecting, error: u32) -> Option<()> {
+    let exhausted = error == EADDRNOTAVAIL;
+    if watch::phase()? == Phase::Counting {
+        count(Global::ConnectFailed);
+        if exhausted {
+            count(Global::PortExhausted);
+        }
+        by_process(entry, |process| &mut process.failed);
+        // Nothing came back, and no listener here has seen a SYN of it that it did not queue: unanswered, as far as is known.
+        let unanswered = error == ETIMEDOUT && watch::find(&entry.tuple).is_none();
+        if exhausted || unanswered {
+            slot_counters(NO_LISTENER)?.attempts += 1;
+        }
+        emit(EventKind::ConnectFailed, &entry.tuple, |e| {
+            e.slot = NO_LISTENER;
+            e.isn = sk.snd_una();
+            e.detail = error;
+            e.pid = entry.pid;
+            e.comm = entry.comm;
+            e.flags = if exhausted || unanswered { flag::NEW_ATTEMPT } else { 0 };
+            e.cause = if exhausted {
+                Cause::PortExhaustion as u8
+            } else if unanswered {
+                Cause::Unanswered as u8
+            } else {
+                Cause::Unattributed as u8
+            };
+        });
+    }
+    let _ = CONNECTING.remove(sk.0);
+    Some(())
+}
+
+/// The end of `connect()`.
+#[tracepoint]
+fn tp_connect(ctx: TracePointContext) -> u32 {
+    // SAFETY: every record of a sys_exit tracepoint has its result at this offset.
+    let ret: i64 = unsafe { ctx.read_at(16) }.unwrap_or(0);
+    if ret < 0 && -ret != EINPROGRESS as i64 {
+        returned(-ret as u32);
+    }
+    0
+}
+
+#[inline(always)]
+fn returned(error: u32) -> Option<()> {
+    let sk = sock_of_fd(Syscall::current().arg0() as u32)?;
+    let entry = pending(sk)?;
+    if entry.closed == 0 {
+        // Still under way: interrupted by a signal, or a second call.
+        return None;
+    }
+    failed(sk, entry, error)
+}

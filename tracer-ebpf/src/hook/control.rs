@@ -1,0 +1,68 @@
+//! When to count: run by the collector on each CPU in turn, from process context, so that no packet is half handled there.
+//!
+//! A raw tracepoint program that is never attached, only run (`BPF_PROG_TEST_RUN`).
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use tracer_abi::abi::{ControlOp, Phase};
+
+use super::listener;
+use crate::{
+    kernel::{Net, Sock, cpu},
+    maps::{NET_LIST, NETS_MAX},
+};
+
+/// Does what [`ControlOp`] says.
+#[raw_tracepoint]
+fn control(ctx: RawTracePointContext) -> i32 {
+    let op: u64 = ctx.arg(0);
+    let argument: u64 = ctx.arg(1);
+    if op == ControlOp::Remember as u64 {
+        set(Phase::Earlier);
+    } else if op == ControlOp::Count as u64 {
+        each_net(true);
+        set(Phase::Counting);
+    } else if op == ControlOp::End as u64 {
+        set(Phase::Ended);
+        each_net(false);
+    } else if op == ControlOp::Queues as u64 {
+        queues(argument as u32);
+    }
+    0
+}
+
+#[inline(always)]
+fn set(phase: Phase) {
+    if let Some(cpu) = cpu() {
+        cpu.phase = phase as u32;
+    }
+}
+
+#[inline(always)]
+fn each_net(begin: bool) -> Option<()> {
+    let len = *NET_LIST.get(0)?;
+    for i in 1..NETS_MAX + 1 {
+        if i as u64 > len {
+            break;
+        }
+        let net = Net(*NET_LIST.get(i)?);
+        if begin {
+            net.begin();
+        } else {
+            net.end();
+        }
+    }
+    Some(())
+}
+
+/// Reads the queues of an open listener into its slot.
+#[inline(always)]
+fn queues(slot: u32) -> Option<()> {
+    let info = listener::info(slot)?;
+    if info.sk != 0 && info.closed_ns == 0 {
+        let sk = Sock(info.sk);
+        info.accept_queue = sk.accept_queue();
+        info.half_open = sk.half_open();
+        info.backlog = sk.accept_limit();
+    }
+    Some(())
+}

@@ -1,0 +1,14 @@
+//! One file for each place in the kernel; in each, thin programs around one body.
+
+mod accept;
+mod child;
+mod conn_request;
+mod connect;
+mod control;
+mod data_ready;
+mod listen_drop;
+mod listener;
+mod reqsk_timer;
+mod rtx_synack;
+mod snapshot;
+mod sock_state;

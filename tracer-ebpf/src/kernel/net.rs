@@ -1,0 +1,175 @@
+//! `struct net`: a namespace, and the counters that are the verdict.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::bpf_map_lookup_percpu_elem;
+use tracer_abi::abi::{COUNTERS, Counter, Deltas, Global, NetCounters, Phase, verdict::Reserve};
+
+use super::{config, cpu, percpu_offset, percpu_offset_of, read};
+use crate::{
+    emit::count,
+    maps::{NET_LIST, NETS, NETS_MAX, NO_COUNTERS},
+};
+
+/// A `struct net *`; 0 where there is none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Net(pub(crate) u64);
+
+/// A set of counters, as bits by number.
+pub(crate) type Set = u32;
+
+/// All nine.
+pub(crate) const ALL: Set = (1 << COUNTERS) - 1;
+
+/// The counter as a set.
+pub(crate) const fn only(counter: Counter) -> Set {
+    1 << counter as u32
+}
+
+impl Net {
+    /// Its inode number.
+    #[inline(always)]
+    pub(crate) fn inum(self) -> u32 {
+        read(self.0 + config!(offsets.net_inum) as u64).unwrap_or(0)
+    }
+
+    /// What is known of it on this CPU; `None` if it is not traced.
+    #[inline(always)]
+    pub(crate) fn counters(self) -> Option<&'static mut NetCounters> {
+        let known = NETS.get_ptr_mut(self.0)?;
+        // SAFETY: this CPU's value of a map whose entries are never removed while programs are attached. It is written by
+        // programs in softirq on this CPU, by the control program and by a state change, each with this CPU to itself
+        // (the latter two only before the first packet of the namespace, or for the phase).
+        Some(unsafe { &mut *known })
+    }
+
+    /// Address of this CPU's, or another's, `linux_mib.mibs`.
+    #[inline(always)]
+    fn mibs(self, percpu_offset: u64) -> Option<u64> {
+        let mib: u64 = read(self.0 + config!(offsets.net_mib) as u64)?;
+        Some(mib.wrapping_add(percpu_offset) + config!(offsets.mib_mibs) as u64)
+    }
+
+    /// What this CPU added to the given counters since they were last taken: the verdict on the packet that it is handling.
+    ///
+    /// Counters that are not in the set keep what they have for the next call.
+    #[inline(always)]
+    pub(crate) fn take(self, known: &mut NetCounters, set: Set, deltas: &mut Deltas) -> Option<()> {
+        let mibs = self.mibs(percpu_offset()?)?;
+        let counting = cpu()?.phase == Phase::Counting as u32;
+        for i in 0..COUNTERS {
+            if set & 1 << i == 0 {
+                continue;
+            }
+            let now: u64 = read(mibs + 8 * config!(mib[i]) as u64)?;
+            let rise = now.wrapping_sub(known.last[i]);
+            if rise != 0 {
+                known.last[i] = now;
+                if known.primed != 0 {
+                    deltas.0[i] = if rise > 255 { 255 } else { rise as u8 };
+                    if counting {
+                        known.seen[i] += rise;
+                    }
+                }
+            }
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn read_all(mibs: u64, into: &mut [u64; COUNTERS]) -> Option<()> {
+        for (i, value) in into.iter_mut().enumerate() {
+            *value = read(mibs + 8 * config!(mib[i]) as u64)?;
+        }
+        Some(())
+    }
+
+    /// Begins to follow this namespace, on all CPUs.
+    ///
+    /// Safe to do without stopping anything when its first listener appears: before that no counter of ours moves. At the
+    /// start of a run, where listeners exist already, the control program takes the start values again on each CPU.
+    #[inline(always)]
+    pub(crate) fn follow(self) -> Option<()> {
+        let inum = self.inum();
+        let wanted = config!(netns);
+        if wanted != 0 && wanted != inum {
+            return None;
+        }
+        if let Some(known) = self.counters()
+            && known.inum == inum
+            && known.primed != 0
+        {
+            return Some(());
+        }
+        // The value is larger than a program's stack can spare, so a zero one is kept in a map.
+        if NETS.insert(self.0, NO_COUNTERS.get(0)?, 0).is_err() || !Self::list(self.0) {
+            count(Global::NetsUnseen);
+            return None;
+        }
+        for cpu in 0..config!(cpus) {
+            self.prime(cpu, inum);
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn list(address: u64) -> bool {
+        let Some(len) = NET_LIST.get_ptr_mut(0) else { return false };
+        // SAFETY: a live value of an array map. Two CPUs that append at once would lose one entry; appending is rare, and the
+        // lost one shows as a namespace without start values, which the report tells.
+        let len = unsafe { &mut *len };
+        let at = *len + 1;
+        if at > NETS_MAX as u64 {
+            return false;
+        }
+        *len = at;
+        NET_LIST.set(at as u32, address, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn prime(self, cpu: u32, inum: u32) -> Option<()> {
+        let key = self.0;
+        // SAFETY: the map and the key are valid, and the key lives through the call.
+        let value: *mut c_void =
+            unsafe { bpf_map_lookup_percpu_elem((&raw const NETS).cast_mut().cast(), (&raw const key).cast(), cpu) };
+        if value.is_null() {
+            return None;
+        }
+        // SAFETY: the value of that CPU, which does not use it before `primed` is set.
+        let known = unsafe { &mut *value.cast::<NetCounters>() };
+        let mibs = self.mibs(percpu_offset_of(cpu)?)?;
+        Self::read_all(mibs, &mut known.last)?;
+        known.start = known.last;
+        known.inum = inum;
+        known.primed = 1;
+        Some(())
+    }
+
+    /// Takes this CPU's counters as the start of counting.
+    #[inline(always)]
+    pub(crate) fn begin(self) -> Option<()> {
+        let known = self.counters()?;
+        Self::read_all(self.mibs(percpu_offset()?)?, &mut known.last)?;
+        known.start = known.last;
+        known.primed = 1;
+        Some(())
+    }
+
+    /// Takes this CPU's counters as the end of counting.
+    #[inline(always)]
+    pub(crate) fn end(self) -> Option<()> {
+        let known = self.counters()?;
+        Self::read_all(self.mibs(percpu_offset()?)?, &mut known.end)
+    }
+
+    /// What decides the reserve rule of `tcp_conn_request()`, besides the queue.
+    #[inline(always)]
+    pub(crate) fn reserve(self, queue_len: u32) -> Reserve {
+        Reserve {
+            syncookies: read(self.0 + config!(offsets.net_syncookies) as u64).unwrap_or(1),
+            max_syn_backlog: read(self.0 + config!(offsets.net_max_syn_backlog) as u64).unwrap_or(0),
+            queue_len,
+            slack: config!(cpus) - 1,
+        }
+    }
+}

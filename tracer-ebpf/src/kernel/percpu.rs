@@ -1,0 +1,67 @@
+//! Per-CPU memory of the kernel, without its symbols.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_map_lookup_percpu_elem, bpf_probe_read_kernel, bpf_probe_read_kernel_buf};
+
+use super::config;
+use crate::maps::{CPU, CpuState, SCRATCH};
+
+/// This CPU's state.
+#[inline(always)]
+pub(crate) fn cpu() -> Option<&'static mut CpuState> {
+    let state = CPU.get_ptr_mut(0)?;
+    // SAFETY: the pointer is to this CPU's value of a map that lives as long as the program. Programs of one CPU can
+    // interrupt each other (a softirq in a system call); each field has one writer context, as its documentation says.
+    Some(unsafe { &mut *state })
+}
+
+/// `bpf_array.pptrs[0]` of the map `CPU`: the per-CPU address of its value, before any CPU's offset is added.
+#[inline(always)]
+fn base() -> Option<u64> {
+    let copy = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: as above; this scratch is only written here, by one control program or one state change at a time, and what
+    // two would write at once is equal.
+    let copy = unsafe { &mut *copy };
+    // The verifier lets nobody add to a pointer to a map, so the structure is copied from its start.
+    // SAFETY: the source is the map itself, which the helper reads as plain kernel memory.
+    unsafe { bpf_probe_read_kernel_buf((&raw const CPU).cast::<u8>(), copy) }.ok()?;
+    let at = config!(offsets.array_pptrs) as usize;
+    if at > copy.len() - 8 {
+        return None;
+    }
+    // SAFETY: in bounds by the check above; a helper, because the bytes need not be aligned for the verifier.
+    unsafe { bpf_probe_read_kernel(copy.as_ptr().add(at).cast::<u64>()) }.ok()
+}
+
+/// The pointer as a number. The verifier follows pointers through registers and the stack, but not through a helper.
+#[inline(always)]
+fn as_number(pointer: *const c_void) -> Option<u64> {
+    let held = pointer;
+    // SAFETY: reads eight bytes of this very stack frame.
+    unsafe { bpf_probe_read_kernel((&raw const held).cast::<u64>()) }.ok()
+}
+
+/// What to add to a per-CPU address to get this CPU's copy.
+#[inline(always)]
+pub(crate) fn percpu_offset() -> Option<u64> {
+    let state = cpu()?;
+    if state.percpu_offset == 0 {
+        let value = as_number((&raw const *state).cast())?;
+        state.percpu_offset = value.wrapping_sub(base()?);
+    }
+    Some(state.percpu_offset)
+}
+
+/// What to add to a per-CPU address to get another CPU's copy (`bpf_map_lookup_percpu_elem`, kernel 5.19 and later).
+#[inline(always)]
+pub(crate) fn percpu_offset_of(cpu: u32) -> Option<u64> {
+    let key = 0u32;
+    // SAFETY: the map and the key are valid, and the key lives through the call.
+    let value =
+        unsafe { bpf_map_lookup_percpu_elem((&raw const CPU).cast_mut().cast(), (&raw const key).cast(), cpu) };
+    if value.is_null() {
+        return None;
+    }
+    Some(as_number(value)?.wrapping_sub(base()?))
+}

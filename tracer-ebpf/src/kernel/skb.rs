@@ -1,0 +1,93 @@
+//! `struct sk_buff`: a TCP segment on its way to a listener.
+
+use tracer_abi::abi::Tuple;
+
+use super::{Net, config, read};
+
+/// A `struct sk_buff *` that is not null.
+#[derive(Clone, Copy)]
+pub(crate) struct Skb(pub(crate) u64);
+
+/// What a TCP segment says, seen as one from client to server.
+#[derive(Clone, Copy)]
+pub(crate) struct Segment {
+    pub(crate) tuple: Tuple,
+    pub(crate) seq: u32,
+    pub(crate) flags: u8,
+}
+
+impl Segment {
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const ACK: u8 = 0x10;
+
+    /// A SYN, and no SYN-ACK.
+    #[inline(always)]
+    pub(crate) fn is_syn(&self) -> bool {
+        self.flags & (Self::SYN | Self::ACK) == Self::SYN
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_rst(&self) -> bool {
+        self.flags & Self::RST != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_ack(&self) -> bool {
+        self.flags & (Self::SYN | Self::RST | Self::ACK) == Self::ACK
+    }
+}
+
+impl Skb {
+    /// Its namespace by its route. In `tcp_v4_rcv()` the device is cleared, the route stays.
+    #[inline(always)]
+    pub(crate) fn net_by_route(self) -> Net {
+        let net = || -> Option<u64> {
+            let dst: u64 = read(self.0 + config!(offsets.skb_dst) as u64)?;
+            // The two lowest bits say whether the reference is counted.
+            let device: u64 = read((dst & !3) + config!(offsets.dst_dev) as u64)?;
+            read(device + config!(offsets.dev_net) as u64)
+        };
+        Net(net().unwrap_or(0))
+    }
+
+    /// Its namespace by its device, or by its route where the device is cleared already.
+    #[inline(always)]
+    pub(crate) fn net(self) -> Net {
+        let device: u64 = read(self.0 + config!(offsets.skb_dev) as u64).unwrap_or(0);
+        if device != 0 {
+            return Net(read(device + config!(offsets.dev_net) as u64).unwrap_or(0));
+        }
+        self.net_by_route()
+    }
+
+    /// The TCP header and the addresses. `None` for what is neither IPv4 nor IPv6, and for IPv4 that is not TCP.
+    #[inline(always)]
+    pub(crate) fn segment(self, netns: u32) -> Option<Segment> {
+        let head: u64 = read(self.0 + config!(offsets.skb_head) as u64)?;
+        let network = head + read::<u16>(self.0 + config!(offsets.skb_network) as u64)? as u64;
+        let transport = head + read::<u16>(self.0 + config!(offsets.skb_transport) as u64)? as u64;
+        let (client, server) = match u16::from_be(read(self.0 + config!(offsets.skb_protocol) as u64)?) {
+            0x0800 => {
+                if read::<u8>(network + 9)? as u16 != super::TCP {
+                    return None;
+                }
+                (Tuple::mapped(read(network + 12)?), Tuple::mapped(read(network + 16)?))
+            }
+            0x86dd => (read(network + 8)?, read(network + 24)?),
+            _ => return None,
+        };
+        let tcp: [u8; 16] = read(transport)?;
+        Some(Segment {
+            tuple: Tuple {
+                client,
+                server,
+                client_port: u16::from_be_bytes([tcp[0], tcp[1]]),
+                port: u16::from_be_bytes([tcp[2], tcp[3]]),
+                netns,
+            },
+            seq: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
+            flags: tcp[13],
+        })
+    }
+}

@@ -1,0 +1,179 @@
+//! `struct sock`, with the parts of `inet_sock`, `inet_connection_sock` and `tcp_sock` that follow it.
+
+use tracer_abi::abi::{ListenerInfo, Tuple};
+
+use super::{INET, INET6, Net, config, read};
+
+/// A `struct sock *` that is not null.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sock(pub(crate) u64);
+
+impl Sock {
+    #[inline(always)]
+    fn field<T: Copy>(self, offset: u32) -> Option<T> {
+        read(self.0 + offset as u64)
+    }
+
+    #[inline(always)]
+    pub(crate) fn family(self) -> u16 {
+        self.field(config!(offsets.sk_family)).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    pub(crate) fn state(self) -> i32 {
+        self.field::<u8>(config!(offsets.sk_state)).unwrap_or(0) as i32
+    }
+
+    /// Whether this is a TCP socket of IPv4 or IPv6; the state tracepoint also tells of SCTP and DCCP.
+    #[inline(always)]
+    pub(crate) fn is_tcp(self) -> bool {
+        let family = self.family();
+        (family == INET || family == INET6)
+            && self.field::<u16>(config!(offsets.sk_protocol)).unwrap_or(0) == super::TCP
+    }
+
+    /// Its namespace.
+    #[inline(always)]
+    pub(crate) fn net(self) -> Net {
+        Net(self.field(config!(offsets.sk_net)).unwrap_or(0))
+    }
+
+    /// Whether a process holds it: not so for a request's child that nobody has accepted.
+    #[inline(always)]
+    pub(crate) fn is_held(self) -> bool {
+        self.field::<u64>(config!(offsets.sk_socket)).unwrap_or(0) != 0
+    }
+
+    /// Local port. `inet_sport`, which stays when `inet_num` is given back on the way to CLOSE.
+    #[inline(always)]
+    pub(crate) fn local_port(self) -> u16 {
+        u16::from_be(self.field(config!(offsets.inet_sport)).unwrap_or(0))
+    }
+
+    #[inline(always)]
+    pub(crate) fn remote_port(self) -> u16 {
+        u16::from_be(self.field(config!(offsets.sk_dport)).unwrap_or(0))
+    }
+
+    #[inline(always)]
+    fn address(self, v4: u32, v6: u32) -> [u8; 16] {
+        if self.family() == INET6 {
+            self.field(v6).unwrap_or([0; 16])
+        } else {
+            Tuple::mapped(self.field(v4).unwrap_or([0; 4]))
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn local_address(self) -> [u8; 16] {
+        self.address(config!(offsets.sk_rcv_saddr), config!(offsets.sk_v6_rcv_saddr))
+    }
+
+    #[inline(always)]
+    pub(crate) fn remote_address(self) -> [u8; 16] {
+        self.address(config!(offsets.sk_daddr), config!(offsets.sk_v6_daddr))
+    }
+
+    /// The tuple of a socket on the server's side. `port` is given, because a request has it elsewhere than a socket.
+    #[inline(always)]
+    pub(crate) fn server_tuple(self, port: u16, netns: u32) -> Tuple {
+        Tuple {
+            client: self.remote_address(),
+            server: self.local_address(),
+            client_port: self.remote_port(),
+            port,
+            netns,
+        }
+    }
+
+    /// The tuple of a socket on the client's side.
+    #[inline(always)]
+    pub(crate) fn client_tuple(self, netns: u32) -> Tuple {
+        Tuple {
+            client: self.local_address(),
+            server: self.remote_address(),
+            client_port: self.local_port(),
+            port: self.remote_port(),
+            netns,
+        }
+    }
+
+    /// Retransmissions; of a new child, those of its SYN-ACK.
+    #[inline(always)]
+    pub(crate) fn total_retrans(self) -> u32 {
+        self.field(config!(offsets.tp_total_retrans)).unwrap_or(0)
+    }
+
+    /// When a child that nobody has read from was established, microseconds of `CLOCK_MONOTONIC`.
+    ///
+    /// `tcp_init_buffer_space()` sets `rcvq_space.time` to the arrival of the segment that established it, and
+    /// `tcp_rcv_space_adjust()` moves it on only when data is copied to a process.
+    #[inline(always)]
+    pub(crate) fn established_us(self) -> u64 {
+        self.field(config!(offsets.tp_rcvq_time)).unwrap_or(0)
+    }
+
+    /// Pending error (a positive errno).
+    #[inline(always)]
+    pub(crate) fn error(self) -> u32 {
+        self.field(config!(offsets.sk_err)).unwrap_or(0)
+    }
+
+    /// First unacknowledged sequence number; in SYN_SENT the initial one.
+    #[inline(always)]
+    pub(crate) fn snd_una(self) -> u32 {
+        self.field(config!(offsets.tp_snd_una)).unwrap_or(0)
+    }
+
+    /// Of a listener: connections waiting for `accept()`.
+    #[inline(always)]
+    pub(crate) fn accept_queue(self) -> u32 {
+        self.field(config!(offsets.sk_ack_backlog)).unwrap_or(0)
+    }
+
+    /// Of a listener: the limit; the queue holds one more.
+    #[inline(always)]
+    pub(crate) fn accept_limit(self) -> u32 {
+        self.field(config!(offsets.sk_max_ack_backlog)).unwrap_or(0)
+    }
+
+    /// Of a listener: half-open requests.
+    #[inline(always)]
+    pub(crate) fn half_open(self) -> u32 {
+        self.field(config!(offsets.icsk_qlen)).unwrap_or(0)
+    }
+
+    /// Drops that the kernel counted on this socket.
+    #[inline(always)]
+    pub(crate) fn drops(self) -> u32 {
+        self.field(config!(offsets.sk_drops)).unwrap_or(0)
+    }
+
+    /// What is lasting about a listener.
+    #[inline(always)]
+    pub(crate) fn describe(self, info: &mut ListenerInfo) {
+        info.sk = self.0;
+        info.net = self.net().0;
+        info.address = self.local_address();
+        info.drops = self.drops();
+        info.backlog = self.accept_limit();
+        info.family = self.family();
+        // skc_reuse:4, skc_reuseport:1, skc_ipv6only:1 share a byte.
+        let bits: u8 = self.field(config!(offsets.sk_flags_byte)).unwrap_or(0);
+        info.reuseport = bits >> 4 & 1;
+        info.v6only = bits >> 5 & 1;
+        info.inode = self.inode();
+    }
+
+    /// Inode number of the socket's file, as `/proc/<pid>/fd` shows it; 0 if there is none.
+    #[inline(always)]
+    fn inode(self) -> u64 {
+        let number = || -> Option<u64> {
+            let socket: u64 = self.field(config!(offsets.sk_socket))?;
+            let file: u64 = read(socket + config!(offsets.socket_file) as u64)?;
+            let inode: u64 = read(file + config!(offsets.file_inode) as u64)?;
+            read(inode + config!(offsets.inode_ino) as u64)
+        };
+        number().unwrap_or(0)
+    }
+}

@@ -1,0 +1,79 @@
+//! The current task, and the system call that it is in.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_task_pt_regs,
+};
+
+use super::{Sock, config, read};
+
+/// Thread group and thread, as `bpf_get_current_pid_tgid()` packs them.
+#[derive(Clone, Copy)]
+pub(crate) struct Task {
+    /// Thread group in the upper half, thread in the lower.
+    pub(crate) id: u64,
+}
+
+/// The current task.
+#[inline(always)]
+pub(crate) fn current() -> Task {
+    Task { id: bpf_get_current_pid_tgid() }
+}
+
+impl Task {
+    /// What user space calls the pid.
+    #[inline(always)]
+    pub(crate) fn pid(self) -> u32 {
+        (self.id >> 32) as u32
+    }
+
+    /// The thread's name.
+    #[inline(always)]
+    pub(crate) fn comm(self) -> [u8; 16] {
+        bpf_get_current_comm().unwrap_or([0; 16])
+    }
+}
+
+/// The registers that the current task brought into the kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Syscall(u64);
+
+impl Syscall {
+    /// The current one. Meaningful in process context only.
+    #[inline(always)]
+    pub(crate) fn current() -> Syscall {
+        // SAFETY: the current task always exists, and the helper takes exactly this pointer.
+        Syscall(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64)
+    }
+
+    /// The system call's number, as it was asked for.
+    #[inline(always)]
+    pub(crate) fn number(self) -> u64 {
+        read(self.0 + config!(offsets.regs_nr) as u64).unwrap_or(u64::MAX)
+    }
+
+    /// Its first argument, which the kernel leaves in place.
+    #[inline(always)]
+    pub(crate) fn arg0(self) -> u64 {
+        read(self.0 + config!(offsets.regs_arg0) as u64).unwrap_or(0)
+    }
+
+    /// Its second argument.
+    #[inline(always)]
+    pub(crate) fn arg1(self) -> u64 {
+        read(self.0 + config!(offsets.regs_arg1) as u64).unwrap_or(0)
+    }
+}
+
+/// The sock behind a file descriptor of the current task, which must be one of a socket.
+#[inline(always)]
+pub(crate) fn sock_of_fd(fd: u32) -> Option<Sock> {
+    // SAFETY: as in `Syscall::current`.
+    let task = unsafe { bpf_get_current_task_btf() } as u64;
+    let files: u64 = read(task + config!(offsets.task_files) as u64)?;
+    let table: u64 = read(files + config!(offsets.files_fdt) as u64)?;
+    let fds: u64 = read(table + config!(offsets.fdt_fd) as u64)?;
+    let file: u64 = read(fds + 8 * fd as u64)?;
+    let socket: u64 = read(file + config!(offsets.file_private) as u64)?;
+    let sk: u64 = read(socket + config!(offsets.socket_sk) as u64)?;
+    if sk == 0 { None } else { Some(Sock(sk)) }
+}

@@ -1,0 +1,110 @@
+//! Where a host's `/proc` and `/sys` are, and what is read from them directly.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+};
+
+use super::KernelError;
+
+/// A host, by the directory that holds its `/proc` and `/sys`.
+#[derive(Clone, Debug)]
+pub struct Host {
+    root: PathBuf,
+}
+
+impl Host {
+    /// The host whose `/proc` and `/sys` are under `root`.
+    #[must_use]
+    pub fn at(root: impl Into<PathBuf>) -> Host {
+        Host { root: root.into() }
+    }
+
+    /// The running host; `TRACER_ROOT` names another root, for tests against a kernel that is not running.
+    #[must_use]
+    pub fn from_env() -> Host {
+        Host::at(std::env::var_os("TRACER_ROOT").map_or_else(|| PathBuf::from("/"), PathBuf::from))
+    }
+
+    /// A path under the root; `relative` has no leading slash.
+    #[must_use]
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// Contents of a file under the root, without the final newline.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(&self, relative: &str) -> Result<String, KernelError> {
+        let path = self.path(relative);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim_end().to_owned()),
+            Err(source) => Err(KernelError::Read { path: path.display().to_string(), source }),
+        }
+    }
+
+    /// The kernel's release, as `uname -r` gives it.
+    ///
+    /// # Errors
+    /// If `/proc/sys/kernel/osrelease` cannot be read.
+    pub fn release(&self) -> Result<String, KernelError> {
+        self.read("proc/sys/kernel/osrelease")
+    }
+
+    /// The start and the end of functions in the kernel's text, in the order asked for: the end is the start of what follows.
+    ///
+    /// # Errors
+    /// If `/proc/kallsyms` cannot be read, hides its addresses, or lacks one of them.
+    pub fn functions<const N: usize>(&self, names: [&'static str; N]) -> Result<[(u64, u64); N], KernelError> {
+        let path = self.path("proc/kallsyms");
+        let read = |source| KernelError::Read { path: path.display().to_string(), source };
+        let file = File::open(&path).map_err(read)?;
+        let mut found = [(0u64, 0u64); N];
+        let mut reader = BufReader::with_capacity(1 << 16, file);
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if reader.read_line(&mut line).map_err(read)? == 0 {
+                break;
+            }
+            let mut words = line.split_ascii_whitespace();
+            let (Some(address), Some(_), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
+            let Ok(address) = u64::from_str_radix(address, 16) else { continue };
+            for (start, end) in &mut found {
+                if *start != 0 && address > *start && (*end == 0 || address < *end) {
+                    *end = address;
+                }
+            }
+            // A module's symbol has a fourth word; the functions asked for are in the kernel itself.
+            if words.next().is_none()
+                && let Some(i) = names.iter().position(|n| *n == name)
+            {
+                found[i].0 = address;
+            }
+            if found.iter().all(|(_, end)| *end != 0) {
+                return Ok(found);
+            }
+        }
+        let missing = found.iter().position(|(start, _)| *start == 0).unwrap_or(0);
+        Err(KernelError::NoSymbol {
+            symbol: names[missing],
+            path: path.display().to_string(),
+            problem: hidden(&path),
+        })
+    }
+}
+
+fn hidden(path: &Path) -> String {
+    let all_zero = File::open(path)
+        .ok()
+        .and_then(|f| BufReader::new(f).lines().next())
+        .and_then(Result::ok)
+        .is_some_and(|l| l.starts_with("0000000000000000 "));
+    if all_zero {
+        "its addresses are hidden; run as root, or with CAP_SYSLOG, and with kernel.kptr_restrict below 2".to_owned()
+    } else {
+        "it is not listed; the kernel must be built with CONFIG_KALLSYMS=y and the function must not be inlined".to_owned()
+    }
+}

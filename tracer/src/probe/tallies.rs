@@ -1,0 +1,131 @@
+//! Reading what was counted.
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
+};
+use tracer_abi::abi::{COUNTERS, Global, ListenerInfo, NetCounters, Process, SlotCounters, Tuple, Watch};
+
+use super::{Probe, ProbeError, load::map};
+
+/// The orphan rule keeps aya's marker trait from the shared types; these wrappers carry it.
+macro_rules! pod {
+    ($($wrapper:ident($inner:ty)),* $(,)?) => {$(
+        #[derive(Clone, Copy)]
+        #[repr(transparent)]
+        struct $wrapper($inner);
+        // SAFETY: a `repr(C)` structure of integers and byte arrays, for which any bytes are valid.
+        unsafe impl Pod for $wrapper {}
+    )*};
+}
+
+pod! {
+    PodSlot(SlotCounters),
+    PodInfo(ListenerInfo),
+    PodNet(NetCounters),
+    PodWatch(Watch),
+    PodTuple(Tuple),
+    PodProcess(Process),
+}
+
+/// One namespace's counters over the window, summed over CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetTally {
+    /// Its inode number.
+    pub netns: u32,
+    /// What the kernel's own counters rose by.
+    pub kernel: [u64; COUNTERS],
+    /// What was given to packets.
+    pub tracer: [u64; COUNTERS],
+}
+
+/// Everything that was counted, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Tallies {
+    /// Listeners by slot, from 1; slot 0 is what met no listener.
+    pub listeners: Vec<(u32, ListenerInfo)>,
+    /// Their counters, one per CPU.
+    pub counters: Vec<(u32, Vec<SlotCounters>)>,
+    /// Namespaces.
+    pub namespaces: Vec<NetTally>,
+    /// Global counters, by [`Global`].
+    pub globals: [u64; Global::COUNT],
+    /// Local clients: thread group and counts.
+    pub processes: Vec<(u32, Process)>,
+}
+
+impl Tallies {
+    /// One global counter.
+    #[must_use]
+    pub fn global(&self, which: Global) -> u64 {
+        self.globals[which as usize]
+    }
+}
+
+impl Probe {
+    /// Reads all counters. While counting goes on, they are of slightly different moments.
+    ///
+    /// # Errors
+    /// If a map cannot be read.
+    pub fn tallies(&mut self) -> Result<Tallies, ProbeError> {
+        let mut tallies = Tallies::default();
+        let next: Array<_, u64> = map(&mut self.ebpf, "NEXT_SLOT")?;
+        let used = next.get(&0, 0).map_err(failed("NEXT_SLOT"))?;
+        let last = used.min(u64::from(self.slots) - 1) as u32;
+        for slot in 1..=last {
+            self.read_queues(slot)?;
+        }
+        let infos: Array<_, PodInfo> = map(&mut self.ebpf, "SLOTS")?;
+        for slot in 1..=last {
+            let info = infos.get(&slot, 0).map_err(failed("SLOTS"))?.0;
+            if info.sk != 0 {
+                tallies.listeners.push((slot, info));
+            }
+        }
+        let counters: PerCpuArray<_, PodSlot> = map(&mut self.ebpf, "COUNTERS")?;
+        for slot in 0..=last {
+            let values = counters.get(&slot, 0).map_err(failed("COUNTERS"))?;
+            tallies.counters.push((slot, values.iter().map(|v| v.0).collect()));
+        }
+        let nets: PerCpuHashMap<_, u64, PodNet> = map(&mut self.ebpf, "NETS")?;
+        for entry in nets.iter() {
+            let (_, values) = entry.map_err(failed("NETS"))?;
+            let mut tally = NetTally::default();
+            for PodNet(cpu) in values.iter().filter(|v| v.0.primed != 0) {
+                tally.netns = cpu.inum;
+                for i in 0..COUNTERS {
+                    // Until the end is taken, it is 0: what was last seen stands for it.
+                    let end = if cpu.end[i] == 0 { cpu.last[i] } else { cpu.end[i] };
+                    tally.kernel[i] += end.wrapping_sub(cpu.start[i]);
+                    tally.tracer[i] += cpu.seen[i];
+                }
+            }
+            tallies.namespaces.push(tally);
+        }
+        let globals: PerCpuArray<_, u64> = map(&mut self.ebpf, "GLOBALS")?;
+        for i in 0..Global::COUNT {
+            tallies.globals[i] = globals.get(&(i as u32), 0).map_err(failed("GLOBALS"))?.iter().sum();
+        }
+        let processes: HashMap<_, u32, PodProcess> = map(&mut self.ebpf, "PROCESSES")?;
+        for entry in processes.iter() {
+            let (pid, PodProcess(process)) = entry.map_err(failed("PROCESSES"))?;
+            tallies.processes.push((pid, process));
+        }
+        tallies.processes.sort_by_key(|(pid, p)| (std::cmp::Reverse(p.connects), *pid));
+        tallies.namespaces.sort_by_key(|n| n.netns);
+        Ok(tallies)
+    }
+
+    /// Troubled attempts, and earlier connections, as the kernel side knows them.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn watched(&mut self) -> Result<Vec<(Tuple, Watch)>, ProbeError> {
+        let watch: HashMap<_, PodTuple, PodWatch> = map(&mut self.ebpf, "WATCH")?;
+        watch.iter().map(|entry| entry.map(|(k, v)| (k.0, v.0)).map_err(failed("WATCH"))).collect()
+    }
+}
+
+fn failed(map: &'static str) -> impl Fn(aya::maps::MapError) -> ProbeError {
+    move |e| ProbeError::Map { map, reason: e.to_string() }
+}
