@@ -94,7 +94,7 @@ fn own_tuple(sk: Sock, port: u16, netns: u32) -> Tuple {
 fn allocate() -> Option<u32> {
     let next = NEXT_SLOT.get_ptr_mut(0)?;
     // SAFETY: a live value of an array map, only ever changed by atomic addition.
-    let slot = unsafe { atomic::add(next, 1) } + 1;
+    let slot = unsafe { atomic::fetch_add(next, 1) } + 1;
     if slot >= config!(slots) as u64 {
         count(Global::ListenersUnseen);
         return None;

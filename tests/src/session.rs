@@ -1,0 +1,217 @@
+//! One traced workload: counters, tracer, workload, report, laws.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+
+use crate::laws::{event_laws, kernel_laws, laws};
+use crate::namespace::Namespace;
+use crate::netstat::{CHECKED, Netstat};
+use crate::report::{Event, ListenerReport, Outcomes, Report, clients_of, parse_events};
+use crate::tracer::{Output, Start, Tracer};
+
+/// How the tracer is told which namespaces to trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// `--netns PATH`, from the host's namespace.
+    Path,
+    /// `--netns self`, from inside.
+    Inside,
+    /// No `--netns`: every namespace of the machine.
+    Everywhere,
+}
+
+/// A tracer that watches the calling thread's namespace.
+#[derive(Debug)]
+pub struct Session {
+    tracer: Tracer,
+    output: Output,
+    netns: u64,
+    port: u16,
+    scope: Scope,
+    spawned: Netstat,
+    ready: Netstat,
+}
+
+impl Session {
+    /// Starts the tracer on one port of `namespace` and waits until it is ready.
+    ///
+    /// # Errors
+    /// Fails when the tracer does not get ready.
+    pub fn start(namespace: &Namespace, port: u16) -> Result<Self> {
+        Self::start_with(namespace, port, Scope::Path, |start| start)
+    }
+
+    /// The same with another scope and further options.
+    ///
+    /// # Errors
+    /// As [`Session::start`].
+    pub fn start_with(
+        namespace: &Namespace,
+        port: u16,
+        scope: Scope,
+        options: impl FnOnce(Start<'_>) -> Start<'_>,
+    ) -> Result<Self> {
+        let output = Output::new()?;
+        let spawned = Netstat::read()?;
+        let start = match scope {
+            Scope::Path => {
+                Start::on_host(namespace)?.args(["--netns".into(), namespace.path()])
+            }
+            Scope::Inside => Start::inside()?.args(["--netns", "self"]),
+            Scope::Everywhere => Start::on_host(namespace)?,
+        };
+        let start = start
+            .args(["--port", &port.to_string(), "--format", "events", "--no-live"])
+            .args(["--output".into(), output.path()]);
+        let tracer = options(start).spawn()?.ready()?;
+        let ready = Netstat::read()?;
+        Ok(Self { tracer, output, netns: namespace.inode()?, port, scope, spawned, ready })
+    }
+
+    /// What the kernel has counted in this namespace since the start.
+    ///
+    /// # Errors
+    /// Fails when the counters cannot be read.
+    pub fn kernel(&self) -> Result<Netstat> {
+        Ok(Netstat::read()?.since(&self.ready))
+    }
+
+    /// Sets a mark in the timeline.
+    ///
+    /// # Errors
+    /// Fails when the tracer is gone.
+    pub fn mark(&self) -> Result<()> {
+        self.tracer.signal(Signal::USR1)
+    }
+
+    /// Stops the tracer and holds its report against every law: it has to be
+    /// exact, with nothing lost and nothing unattributed.
+    ///
+    /// # Errors
+    /// Names every law that the report breaks.
+    pub fn finish(self) -> Result<Finished> {
+        let finished = self.finish_inexact()?;
+        let check = &finished.report.check;
+        ensure!(
+            check.exact && check.events_lost == 0,
+            "the tracer itself says that it is not exact: {check:#?}"
+        );
+        let unattributed = finished.report.totals.lost_by("unattributed");
+        ensure!(unattributed == 0, "{unattributed} unattributed: {:#?}", finished.report.totals);
+        let broken = event_laws(&finished.report, &finished.events);
+        ensure!(broken.is_empty(), "{broken:#?}\n{:#?}", finished.report);
+        Ok(finished)
+    }
+
+    /// The same, where the tracer was made to lose events.
+    ///
+    /// # Errors
+    /// Names every law that the report breaks.
+    pub fn finish_inexact(self) -> Result<Finished> {
+        let stopping = Netstat::read()?;
+        let outcome = self.tracer.stop()?;
+        let stopped = Netstat::read()?;
+        let code = outcome.code()?;
+        ensure!(code == 0, "the tracer ended with {code}: {}", outcome.stderr);
+        let text = self.output.read().with_context(|| outcome.stderr.clone())?;
+        let (events, report) = parse_events(&text).with_context(|| outcome.stderr.clone())?;
+        ensure!(outcome.stdout.is_empty(), "stdout is not empty: {}", outcome.stdout);
+
+        let mut broken = laws(&report);
+        if self.scope != Scope::Everywhere {
+            let low = stopping.since(&self.ready);
+            let high = stopped.since(&self.spawned);
+            broken.extend(kernel_laws(&report, &low, &high, true));
+        }
+        ensure!(
+            broken.is_empty(),
+            "{broken:#?}\n{report:#?}\nkernel: {:?}",
+            stopped.since(&self.ready).nonzero(&CHECKED)
+        );
+        let (netns, port) = (self.netns, self.port);
+        Ok(Finished { report, events, netns, port, stderr: outcome.stderr })
+    }
+}
+
+/// A report that has passed the laws.
+#[derive(Debug)]
+pub struct Finished {
+    /// The summary.
+    pub report: Report,
+    /// The lines before it.
+    pub events: Vec<Event>,
+    /// The tracer's messages.
+    pub stderr: String,
+    netns: u64,
+    port: u16,
+}
+
+impl Finished {
+    /// The only listener on the session's port and namespace.
+    ///
+    /// # Errors
+    /// Fails when there is none or more than one.
+    pub fn listener(&self) -> Result<&ListenerReport> {
+        self.report.listener(self.netns, self.port)
+    }
+
+    /// All listeners on the session's port and namespace.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<&ListenerReport> {
+        self.report.listeners_on(self.netns, self.port)
+    }
+
+    /// Fails unless the totals and the only listener both say `expected`.
+    ///
+    /// # Errors
+    /// Shows both sides.
+    pub fn expect(&self, expected: &Outcomes) -> Result<()> {
+        let listener = self.listener()?.ledger.outcomes();
+        ensure!(listener == *expected, "listener: {listener:#?}\nis not {expected:#?}");
+        self.expect_totals(expected)
+    }
+
+    /// Fails unless the totals say `expected`.
+    ///
+    /// # Errors
+    /// Shows both sides.
+    pub fn expect_totals(&self, expected: &Outcomes) -> Result<()> {
+        let totals = self.report.totals.outcomes();
+        ensure!(totals == *expected, "totals: {totals:#?}\nis not {expected:#?}");
+        Ok(())
+    }
+
+    /// The clients that were lost by `cause`.
+    #[must_use]
+    pub fn lost(&self, cause: &str) -> BTreeSet<SocketAddr> {
+        clients_of(&self.events, "lost", Some(cause))
+    }
+
+    /// The clients that came late because of `cause`.
+    #[must_use]
+    pub fn late(&self, cause: &str) -> BTreeSet<SocketAddr> {
+        clients_of(&self.events, "late", Some(cause))
+    }
+
+    /// The clients that came late for whatever cause.
+    #[must_use]
+    pub fn all_late(&self) -> BTreeSet<SocketAddr> {
+        clients_of(&self.events, "late", None)
+    }
+
+    /// The clients that were lost for whatever cause.
+    #[must_use]
+    pub fn all_lost(&self) -> BTreeSet<SocketAddr> {
+        clients_of(&self.events, "lost", None)
+    }
+
+    /// The stages named by the lines of clients that were lost by `cause`.
+    #[must_use]
+    pub fn stages(&self, cause: &str) -> BTreeSet<Option<&str>> {
+        let lines = self.events.iter().filter(|it| it.event == "lost" && it.cause == cause);
+        lines.map(|line| line.stage.as_deref()).collect()
+    }
+}

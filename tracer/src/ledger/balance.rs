@@ -1,0 +1,256 @@
+//! The arithmetic: from the kernel side's exact counters and the verdicts on single attempts to accounts that balance.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tracer_abi::abi::{Cause, Stage};
+
+use super::account::{Account, ByCause, CompletedBy, Packets};
+use super::entry::{Entry, Loss, Verdict, mark};
+use super::totals::{SlotTotals, at_least_zero};
+
+/// The verdicts on the attempts of one slot that are known one by one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    /// Lost, except with an accept queue.
+    lost: ByCause,
+    lost_with_reset: u64,
+    lost_at_syn: u64,
+    phantom: u64,
+    late: ByCause,
+    completed_by: CompletedBy,
+    /// Went with the accept queue of a listener that closed.
+    queue_gone: u64,
+    /// Of the lost, the ones whose request is still queued.
+    lost_half_open: u64,
+    /// Answered with a cookie, never dropped, cookie still good.
+    cookie: u64,
+    /// Attempts that the kernel side counted more than once here.
+    pub(super) recounted: u64,
+    /// Local connects without a port that were seen as events.
+    pub(super) port_exhausted: u64,
+}
+
+impl Tally {
+    /// Adds one attempt.
+    pub(super) fn add(&mut self, entry: &Entry, verdict: Verdict) {
+        match verdict {
+            Verdict::Accepted { late: true } => {
+                self.late[entry.cause] += 1;
+                let by = &mut self.completed_by;
+                *(if entry.has(mark::FIN) {
+                    &mut by.fin
+                } else if entry.has(mark::DATA) {
+                    &mut by.data
+                } else {
+                    &mut by.ack
+                }) += 1;
+            }
+            Verdict::Lost(loss) => self.lose(loss),
+            Verdict::QueueGone => self.queue_gone += 1,
+            Verdict::Cookie => self.cookie += 1,
+            // These are in the kernel side's counters.
+            Verdict::Accepted { late: false } | Verdict::Queued | Verdict::HalfOpen => {}
+        }
+    }
+
+    /// Adds one attempt of which nothing more will be heard.
+    pub(super) fn add_final(&mut self, entry: &Entry, verdict: Verdict) {
+        match verdict {
+            Verdict::Lost(loss) => self.lose(Loss { half_open: false, ..loss }),
+            verdict => self.add(entry, verdict),
+        }
+    }
+
+    fn lose(&mut self, loss: Loss) {
+        self.lost[loss.cause] += 1;
+        self.lost_half_open += u64::from(loss.half_open);
+        self.lost_with_reset += u64::from(loss.reset);
+        self.lost_at_syn += u64::from(loss.cause == Cause::AcceptQueueFull && loss.stage == Stage::Syn);
+        self.phantom += u64::from(loss.phantom);
+    }
+}
+
+/// How often attempts were counted in one slot and went on in another, by both.
+pub(super) type Moves = BTreeMap<(u32, u32), u64>;
+
+/// The accounts of all slots that have counters or verdicts, by slot.
+pub(super) fn accounts(
+    tallies: &BTreeMap<u32, Tally>,
+    slots: &[(u32, SlotTotals)],
+    closed: impl Fn(u32) -> bool,
+    moves: &Moves,
+) -> Vec<(u32, Account)> {
+    let counters: BTreeMap<u32, &SlotTotals> = slots.iter().map(|(slot, totals)| (*slot, totals)).collect();
+    let nothing = SlotTotals::default();
+    let all: BTreeSet<u32> = counters.keys().chain(tallies.keys()).copied().collect();
+    let mut drafts: BTreeMap<u32, Draft> = all
+        .into_iter()
+        .map(|slot| {
+            let totals = counters.get(&slot).copied().unwrap_or(&nothing);
+            (slot, Draft::new(totals, tallies.get(&slot).copied().unwrap_or_default(), closed(slot)))
+        })
+        .collect();
+    settle_requests(&mut drafts);
+    let mut drafts: BTreeMap<u32, Sum> = drafts.into_iter().map(|(slot, draft)| (slot, draft.add_up())).collect();
+    settle_attempts(&mut drafts, moves);
+    drafts.into_iter().map(|(slot, sum)| (slot, sum.balance())).collect()
+}
+
+/// The counters and verdicts of a slot, before they are put together.
+struct Draft<'a> {
+    totals: &'a SlotTotals,
+    tally: Tally,
+    closed: bool,
+    /// Requests that were never dropped.
+    healthy: i64,
+}
+
+/// Of a SO_REUSEPORT group, the kernel side counts a queued SYN for one member, because it cannot tell which one took it, and
+/// the end of the request for the right one. So what is missing at the one is too much at the other.
+fn settle_requests(drafts: &mut BTreeMap<u32, Draft<'_>>) {
+    let mut spare: BTreeMap<u32, i64> = BTreeMap::new();
+    for draft in drafts.values().filter(|draft| draft.totals.group != 0) {
+        *spare.entry(draft.totals.group).or_default() += draft.healthy.max(0);
+    }
+    let mut taken: BTreeMap<u32, i64> = BTreeMap::new();
+    for draft in drafts.values_mut().filter(|draft| draft.healthy < 0) {
+        if let Some(spare) = spare.get_mut(&draft.totals.group) {
+            let n = (*spare).min(-draft.healthy);
+            *spare -= n;
+            draft.healthy += n;
+            *taken.entry(draft.totals.group).or_default() += n;
+        }
+    }
+    for draft in drafts.values_mut().filter(|draft| draft.healthy > 0) {
+        if let Some(taken) = taken.get_mut(&draft.totals.group) {
+            let n = (*taken).min(draft.healthy);
+            *taken -= n;
+            draft.healthy -= n;
+        }
+    }
+}
+
+impl<'a> Draft<'a> {
+    fn new(totals: &'a SlotTotals, tally: Tally, closed: bool) -> Draft<'a> {
+        let healthy = totals.half_open_now().saturating_sub_unsigned(tally.lost_half_open);
+        Draft { totals, tally, closed, healthy }
+    }
+
+    fn add_up(self) -> Sum {
+        let Draft { totals, tally, closed, healthy } = self;
+        let mut account = Account {
+            accepted: at_least_zero(totals.accepted),
+            lost: tally.lost,
+            lost_with_reset: tally.lost_with_reset,
+            lost_at_syn: tally.lost_at_syn,
+            late: tally.late,
+            completed_by: tally.completed_by,
+            phantom: tally.phantom,
+            dead_on_arrival: totals.dead_on_arrival,
+            packets: packets(totals),
+            ..Account::default()
+        };
+
+        // The accept queue: what left it with the listener is lost, and every client believed itself connected.
+        let gone = if closed { totals.not_accepted() } else { totals.children_dropped };
+        let gone = gone.max(tally.queue_gone);
+        account.lost[Cause::ListenerClosed] += gone;
+        account.phantom += gone;
+        account.unlisted += gone - tally.queue_gone;
+
+        // The requests that were never dropped: pending, unless their listener has closed.
+        let healthy = healthy.max(0).unsigned_abs();
+        if closed {
+            account.lost[Cause::ListenerClosed] += healthy;
+            account.unlisted += healthy;
+        } else {
+            account.pending = totals.not_accepted().saturating_sub(gone) + healthy + tally.cookie;
+        }
+
+        // Connects without a port: the counter is exact, whatever became of the events.
+        account.lost[Cause::PortExhaustion] += totals.port_exhausted;
+        account.unlisted += totals.port_exhausted.saturating_sub(tally.port_exhausted);
+
+        Sum { account, group: totals.group, attempts: totals.attempts_here().saturating_sub(tally.recounted) }
+    }
+}
+
+/// An account that need not balance yet.
+struct Sum {
+    account: Account,
+    group: u32,
+    attempts: u64,
+}
+
+/// Moves attempts to where they went on: where entries say so, and within groups, as far as an attempt is missing there.
+fn settle_attempts(sums: &mut BTreeMap<u32, Sum>, moves: &Moves) {
+    for ((from, to), times) in moves {
+        transfer(sums, *from, *to, *times);
+    }
+    let mut groups: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for (slot, sum) in sums.iter().filter(|(_, sum)| sum.group != 0) {
+        groups.entry(sum.group).or_default().push(*slot);
+    }
+    for members in groups.values() {
+        let has = |which: fn(&Sum) -> u64| members.iter().copied().filter(|slot| which(&sums[slot]) > 0).collect();
+        let (spare, short): (Vec<u32>, Vec<u32>) = (has(Sum::spare), has(Sum::short));
+        for to in short {
+            for from in &spare {
+                transfer(sums, *from, to, u64::MAX);
+            }
+        }
+    }
+}
+
+fn transfer(sums: &mut BTreeMap<u32, Sum>, from: u32, to: u32, limit: u64) {
+    let (Some(source), Some(target)) = (sums.get(&from), sums.get(&to)) else { return };
+    let n = source.spare().min(target.short()).min(limit);
+    for (slot, attempts) in [(from, source.attempts - n), (to, target.attempts + n)] {
+        if let Some(sum) = sums.get_mut(&slot) {
+            sum.attempts = attempts;
+        }
+    }
+}
+
+impl Sum {
+    fn explained(&self) -> u64 {
+        self.account.accepted + self.account.pending + self.account.lost.total()
+    }
+
+    /// Attempts that nothing explains.
+    fn spare(&self) -> u64 {
+        self.attempts.saturating_sub(self.explained())
+    }
+
+    /// Attempts that are missing.
+    fn short(&self) -> u64 {
+        self.explained().saturating_sub(self.attempts)
+    }
+
+    fn balance(self) -> Account {
+        let (spare, short) = (self.spare(), self.short());
+        let Sum { mut account, attempts, .. } = self;
+        account.attempts = attempts;
+        account.lost[Cause::Unattributed] += spare;
+        account.unlisted += spare;
+        let counted_twice = short.min(account.pending);
+        account.pending -= counted_twice;
+        account.attempts += short - counted_twice;
+        account.inconsistent = short;
+        account
+    }
+}
+
+fn packets(totals: &SlotTotals) -> Packets {
+    Packets {
+        syn: at_least_zero(totals.syn),
+        syn_dropped: ByCause(totals.syn_dropped),
+        syn_dropped_reserve: totals.reserve,
+        synack: totals.requests_here(),
+        synack_cookie: totals.cookies,
+        synack_retransmitted: totals.synack_retransmitted,
+        ack_dropped: ByCause(totals.ack_dropped),
+        cookie_ack_accepted: totals.cookie_acks,
+        cookie_ack_invalid: totals.cookie_invalid,
+    }
+}

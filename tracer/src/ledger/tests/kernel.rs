@@ -1,0 +1,529 @@
+//! A model of the kernel side: every attempt with its true history, the counters, the watch map and the events that follow
+//! from it, and the outcome by the words of the contract.
+
+use std::collections::BTreeMap;
+
+use tracer_abi::abi::{Cause, Deltas, Event, EventKind, NO_LISTENER, Tuple, Watch, flag, state};
+
+use crate::ledger::{Account, SlotTotals};
+
+pub(super) const SECOND: u64 = 1_000_000_000;
+
+/// What a SYN met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Syn {
+    Queued,
+    Cookie,
+    Dropped(Cause),
+    Refused,
+    Filtered(u32),
+}
+
+/// What an ACK met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ack {
+    /// A child; the flags say what completed it.
+    Child(u8),
+    Dropped(Cause),
+    DroppedWithReset(Cause),
+    Invalid,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    New,
+    Nowhere,
+    HalfOpen,
+    Cookie,
+    Queued,
+    Accepted,
+    WentWithListener,
+}
+
+/// One connection attempt, and all that is true of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt {
+    tuple: Tuple,
+    isn: u32,
+    /// Where its next SYN arrives.
+    pub(super) slot: u32,
+    /// Where it is counted.
+    home: u32,
+    place: Place,
+    dropped: bool,
+    decisive: Cause,
+    answered: bool,
+    /// The client has acknowledged a request, and that was dropped.
+    acknowledged_request: bool,
+    /// The client can still come back with a valid cookie.
+    holds_cookie: bool,
+    cookie_ns: u64,
+    dead: bool,
+    by: u8,
+    synacks: u32,
+    superseded: bool,
+    /// When an event told that its tuple has begun another attempt.
+    ended_ns: Option<u64>,
+}
+
+#[derive(Default)]
+pub(super) struct Kernel {
+    pub(super) now_ns: u64,
+    pub(super) slots: BTreeMap<u32, SlotTotals>,
+    closed_ns: BTreeMap<u32, u64>,
+    pub(super) watch: BTreeMap<Tuple, Watch>,
+    pub(super) attempts: Vec<Attempt>,
+    /// Events that found room in the ring, not yet read.
+    pub(super) ring: Vec<Event>,
+    /// The next events find no room.
+    pub(super) ring_full: bool,
+}
+
+pub(super) fn event(kind: EventKind, tuple: Tuple, isn: u32, slot: u32, time_ns: u64) -> Event {
+    Event {
+        time_ns,
+        tuple,
+        isn,
+        slot,
+        detail: 0,
+        accept_queue: 0,
+        accept_limit: 0,
+        half_open: 0,
+        pid: 0,
+        kind: kind as u8,
+        flags: 0,
+        cause: 0,
+        deltas: Deltas::default(),
+        comm: [0; 16],
+        padding: [0; 8],
+    }
+}
+
+pub(super) fn tuple(client_port: u16) -> Tuple {
+    Tuple {
+        client: Tuple::mapped([10, 0, 0, 1]),
+        server: Tuple::mapped([10, 0, 0, 2]),
+        client_port,
+        port: 8000,
+        netns: 1,
+    }
+}
+
+impl Attempt {
+    pub(super) fn client_port(&self) -> u16 {
+        self.tuple.client_port
+    }
+
+    pub(super) fn is_queued(&self) -> bool {
+        self.place == Place::Queued
+    }
+}
+
+impl Kernel {
+    pub(super) fn new() -> Kernel {
+        Kernel { now_ns: SECOND, ..Kernel::default() }
+    }
+
+    /// The counters as the collector reads them.
+    pub(super) fn totals(&self) -> Vec<(u32, SlotTotals)> {
+        self.slots.iter().map(|(slot, totals)| (*slot, totals.clone())).collect()
+    }
+
+    fn slot(&mut self, slot: u32) -> &mut SlotTotals {
+        self.slots.entry(slot).or_default()
+    }
+
+    fn is_closed(&self, slot: u32) -> bool {
+        self.closed_ns.contains_key(&slot)
+    }
+
+    /// A client is about to send a first SYN; its index.
+    pub(super) fn client(&mut self, client_port: u16, slot: u32) -> usize {
+        let isn = self.attempts.len() as u32 + 1;
+        self.attempts.push(Attempt {
+            tuple: tuple(client_port),
+            isn,
+            slot,
+            home: slot,
+            place: Place::New,
+            dropped: false,
+            decisive: Cause::Unattributed,
+            answered: false,
+            acknowledged_request: false,
+            holds_cookie: false,
+            cookie_ns: 0,
+            dead: false,
+            by: 0,
+            synacks: 0,
+            superseded: false,
+            ended_ns: None,
+        });
+        self.attempts.len() - 1
+    }
+
+    /// The same client tries once more from the same port; `None` if its last try is still a live connection or request.
+    pub(super) fn again(&mut self, i: usize) -> Option<usize> {
+        let a = &mut self.attempts[i];
+        let live = match a.place {
+            Place::HalfOpen => true,
+            Place::Queued => !a.dead,
+            _ => false,
+        };
+        if live || a.superseded {
+            return None;
+        }
+        a.superseded = true;
+        let (port, slot) = (a.tuple.client_port, a.slot);
+        Some(self.client(port, slot))
+    }
+
+    fn emit(&mut self, i: usize, kind: EventKind, fill: impl FnOnce(&mut Event)) -> bool {
+        let a = self.attempts[i];
+        let mut e = event(kind, a.tuple, a.isn, a.slot, self.now_ns);
+        fill(&mut e);
+        if self.ring_full {
+            return false;
+        }
+        self.ring.push(e);
+        for older in self.attempts[..i].iter_mut().filter(|older| older.tuple == a.tuple) {
+            older.ended_ns.get_or_insert(self.now_ns);
+        }
+        true
+    }
+
+    fn watched(&self, i: usize) -> bool {
+        let a = &self.attempts[i];
+        self.watch.get(&a.tuple).is_some_and(|w| w.isn == a.isn)
+    }
+
+    /// Sets and clears bits of the watch entry, which is made if need be.
+    fn note(&mut self, i: usize, set: u16, clear: u16, cause: Option<Cause>) {
+        let (a, now) = (self.attempts[i], self.now_ns);
+        let w = self.watch.entry(a.tuple).or_default();
+        if w.isn != a.isn {
+            *w = Watch { first_ns: now, isn: a.isn, cause: 255, ..Watch::default() };
+        }
+        if a.home != NO_LISTENER {
+            w.slot = a.slot;
+        }
+        w.state = w.state & !clear | set;
+        if let Some(cause) = cause {
+            w.cause = cause as u8;
+        }
+    }
+
+    /// First of all, an attempt is counted.
+    fn begin(&mut self, i: usize, slot: u32) -> u8 {
+        if self.attempts[i].place != Place::New {
+            return 0;
+        }
+        self.attempts[i].home = slot;
+        self.slot(slot).attempts += 1;
+        flag::NEW_ATTEMPT
+    }
+
+    pub(super) fn syn(&mut self, i: usize, syn: Syn) -> bool {
+        let a = self.attempts[i];
+        let open = !self.is_closed(a.slot);
+        let possible = match syn {
+            Syn::Refused => !open,
+            Syn::Filtered(_) => a.place != Place::Cookie,
+            _ => open,
+        };
+        if !possible || a.superseded || !matches!(a.place, Place::New | Place::Nowhere | Place::Cookie) || a.answered {
+            return false;
+        }
+        let slot = if matches!(syn, Syn::Refused | Syn::Filtered(_)) { NO_LISTENER } else { a.slot };
+        let new = self.begin(i, slot);
+        self.slot(slot).syn += 1;
+        if slot != NO_LISTENER {
+            // Attempts are where they got to; the ledger has to follow, because the counter does not.
+            self.attempts[i].home = slot;
+        }
+        let trouble = |k: &mut Kernel, cause: Cause, detail: u32| {
+            k.slot(slot).syn_dropped[cause as usize] += 1;
+            k.attempts[i].place = Place::Nowhere;
+            k.attempts[i].dropped = true;
+            k.attempts[i].decisive = cause;
+            k.note(i, state::TROUBLED, state::STAGE_ACK, Some(cause));
+            k.emit(i, EventKind::SynDropped, |e| {
+                (e.cause, e.flags, e.detail, e.slot) = (cause as u8, new, detail, slot);
+            });
+        };
+        match syn {
+            Syn::Dropped(cause) => trouble(self, cause, 0),
+            Syn::Refused => trouble(self, Cause::NoListener, 0),
+            Syn::Filtered(reason) => trouble(self, Cause::Filtered, reason),
+            Syn::Queued => {
+                self.slot(slot).requests += 1;
+                self.attempts[i].place = Place::HalfOpen;
+                self.attempts[i].holds_cookie = false;
+                if new == 0 {
+                    self.note(i, state::HALF_OPEN, state::COOKIE, None);
+                    self.emit(i, EventKind::SynQueued, |_| {});
+                }
+            }
+            Syn::Cookie => {
+                self.slot(slot).cookies += 1;
+                self.attempts[i].place = Place::Cookie;
+                self.attempts[i].holds_cookie = true;
+                self.attempts[i].cookie_ns = self.now_ns;
+                self.note(i, state::COOKIE, 0, None);
+                self.emit(i, EventKind::CookieSent, |e| e.flags = new | flag::COOKIE);
+            }
+        }
+        true
+    }
+
+    pub(super) fn ack(&mut self, i: usize, ack: Ack) -> bool {
+        let a = self.attempts[i];
+        let cookie = a.place != Place::HalfOpen;
+        let valid = !cookie || a.holds_cookie && matches!(a.place, Place::Cookie | Place::Nowhere);
+        let invalid = matches!(a.place, Place::New | Place::Nowhere | Place::Cookie);
+        if a.superseded || self.is_closed(a.slot) || !(if ack == Ack::Invalid { invalid } else { valid }) {
+            return false;
+        }
+        let cookie_flag = if cookie { flag::COOKIE } else { 0 };
+        match ack {
+            Ack::Child(by) => {
+                self.slot(a.slot).queued += 1;
+                if cookie {
+                    self.slot(a.slot).cookie_acks += 1;
+                } else {
+                    self.slot(a.slot).children += 1;
+                }
+                self.attempts[i].place = Place::Queued;
+                self.attempts[i].by = by;
+                if self.watched(i) {
+                    let data = if by & flag::DATA != 0 { state::BY_DATA } else { 0 };
+                    let fin = if by & flag::FIN != 0 { state::BY_FIN } else { 0 };
+                    self.note(i, state::QUEUED | state::ANSWERED | data | fin, state::HALF_OPEN, None);
+                    self.emit(i, EventKind::ChildQueued, |e| (e.flags, e.detail) = (cookie_flag, a.synacks));
+                    if by != 0 {
+                        self.emit(i, EventKind::CompletedBy, |e| (e.isn, e.flags) = (0, by));
+                    }
+                }
+            }
+            Ack::Dropped(cause) | Ack::DroppedWithReset(cause) => {
+                let cause = if cookie { Cause::SyncookieAckDropped } else { cause };
+                let reset = !cookie && matches!(ack, Ack::DroppedWithReset(_));
+                self.slot(a.slot).ack_dropped[cause as usize] += 1;
+                let a = &mut self.attempts[i];
+                (a.dropped, a.answered, a.decisive) = (true, true, cause);
+                a.acknowledged_request |= !cookie;
+                if cookie || reset {
+                    a.place = Place::Nowhere;
+                }
+                let slot = a.slot;
+                let mut flags = cookie_flag;
+                let (mut set, mut clear) = (state::TROUBLED | state::ANSWERED | state::STAGE_ACK, state::RESET);
+                if reset {
+                    flags |= flag::RESET;
+                    self.slot(slot).reset += 1;
+                    (set, clear) = (set | state::RESET, state::HALF_OPEN);
+                } else if !cookie {
+                    set |= state::HALF_OPEN;
+                }
+                self.note(i, set, clear, Some(cause));
+                self.emit(i, EventKind::AckDropped, |e| (e.cause, e.flags) = (cause as u8, flags));
+            }
+            Ack::Invalid => {
+                let new = self.begin(i, a.slot);
+                self.slot(a.slot).cookie_invalid += 1;
+                let a = &mut self.attempts[i];
+                a.home = a.slot;
+                (a.place, a.dropped, a.holds_cookie) = (Place::Nowhere, true, false);
+                let keeps = a.acknowledged_request;
+                if !keeps {
+                    a.decisive = Cause::SyncookieInvalid;
+                }
+                let cause = if keeps { None } else { Some(Cause::SyncookieInvalid) };
+                let set = state::TROUBLED | state::ANSWERED | state::STAGE_ACK | state::RESET;
+                self.note(i, set, 0, cause);
+                self.emit(i, EventKind::CookieInvalid, |e| {
+                    (e.cause, e.flags) = (Cause::SyncookieInvalid as u8, new);
+                });
+            }
+        }
+        true
+    }
+
+    pub(super) fn synack_again(&mut self, i: usize) -> bool {
+        let a = &mut self.attempts[i];
+        if a.place != Place::HalfOpen {
+            return false;
+        }
+        a.synacks += 1;
+        let (slot, times) = (a.slot, a.synacks);
+        self.slot(slot).synack_retransmitted += 1;
+        self.emit(i, EventKind::SynAckRetransmitted, |e| e.detail = times)
+            || self.ring_full
+    }
+
+    pub(super) fn expire(&mut self, i: usize) -> bool {
+        let a = self.attempts[i];
+        if a.place != Place::HalfOpen {
+            return false;
+        }
+        self.slot(a.slot).expired += 1;
+        let cause = match (self.is_closed(a.slot), a.answered) {
+            (true, _) => Cause::ListenerClosed,
+            (false, true) => a.decisive,
+            (false, false) => Cause::HandshakeExpired,
+        };
+        let now = &mut self.attempts[i];
+        (now.place, now.dropped, now.decisive) = (Place::Nowhere, true, cause);
+        self.note(i, state::TROUBLED, state::HALF_OPEN, Some(cause));
+        self.emit(i, EventKind::RequestExpired, |e| e.detail = a.synacks);
+        true
+    }
+
+    pub(super) fn rst(&mut self, i: usize) -> bool {
+        let a = self.attempts[i];
+        let kind = match a.place {
+            Place::HalfOpen => EventKind::RequestReset,
+            Place::Cookie | Place::Nowhere if a.holds_cookie => EventKind::ClientReset,
+            Place::Queued if !a.dead => {
+                self.attempts[i].dead = true;
+                self.slot(a.slot).children_reset += 1;
+                self.emit(i, EventKind::ChildClosed, |e| e.isn = 0);
+                return true;
+            }
+            _ => return false,
+        };
+        if a.superseded {
+            return false;
+        }
+        if kind == EventKind::RequestReset {
+            self.slot(a.slot).reset += 1;
+        }
+        let now = &mut self.attempts[i];
+        (now.place, now.dropped, now.decisive, now.holds_cookie) = (Place::Nowhere, true, Cause::ClientReset, false);
+        self.note(i, state::TROUBLED, state::HALF_OPEN, Some(Cause::ClientReset));
+        self.emit(i, kind, |_| {});
+        true
+    }
+
+    pub(super) fn accept(&mut self, i: usize) -> bool {
+        let a = self.attempts[i];
+        if a.place != Place::Queued {
+            return false;
+        }
+        self.slot(a.slot).accepted += 1;
+        self.slot(a.slot).dead_on_arrival += u64::from(a.dead);
+        self.attempts[i].place = Place::Accepted;
+        if self.watched(i) {
+            let told = self.emit(i, EventKind::Accepted, |e| {
+                (e.pid, e.comm[0], e.flags) = (42, b's', if a.dead { flag::DEAD_ON_ARRIVAL } else { 0 });
+            });
+            if told {
+                self.watch.remove(&a.tuple);
+            } else {
+                self.note(i, state::ACCEPTED, 0, None);
+            }
+        } else if a.dead && a.dropped {
+            // Its tuple is watched for another attempt by now; the child's own record still knows it.
+            self.emit(i, EventKind::Accepted, |e| e.flags = flag::DEAD_ON_ARRIVAL);
+        }
+        true
+    }
+
+    pub(super) fn close(&mut self, slot: u32) -> bool {
+        if self.is_closed(slot) {
+            return false;
+        }
+        self.slot(slot).closed = true;
+        self.closed_ns.insert(slot, self.now_ns);
+        if !self.ring_full {
+            self.ring.push(event(EventKind::ListenerClosed, Tuple::default(), 0, slot, self.now_ns));
+        }
+        for i in 0..self.attempts.len() {
+            if self.attempts[i].slot == slot && self.attempts[i].place == Place::Queued {
+                self.attempts[i].place = Place::WentWithListener;
+                self.slot(slot).children_dropped += 1;
+                self.emit(i, EventKind::ChildClosed, |e| (e.isn, e.flags) = (0, flag::LISTENER_CLOSED));
+            }
+        }
+        true
+    }
+
+    /// A `connect()` without a free local port.
+    pub(super) fn exhaust(&mut self) {
+        let totals = self.slot(NO_LISTENER);
+        (totals.attempts, totals.port_exhausted) = (totals.attempts + 1, totals.port_exhausted + 1);
+        let mut e = event(EventKind::ConnectFailed, tuple(0), 0, NO_LISTENER, self.now_ns);
+        (e.detail, e.flags, e.pid, e.comm[0]) = (99, flag::NEW_ATTEMPT, 7, b'c');
+        if !self.ring_full {
+            self.ring.push(e);
+        }
+    }
+
+    /// A `connect()` timed out, and no SYN of it was seen.
+    pub(super) fn unanswered(&mut self, i: usize) -> bool {
+        if self.attempts[i].place != Place::New {
+            return false;
+        }
+        let new = self.begin(i, NO_LISTENER);
+        let a = &mut self.attempts[i];
+        (a.place, a.dropped, a.decisive, a.superseded) = (Place::Nowhere, true, Cause::Unanswered, true);
+        self.emit(i, EventKind::ConnectFailed, |e| {
+            (e.detail, e.flags, e.pid, e.slot) = (110, new, 7, NO_LISTENER);
+        });
+        true
+    }
+
+    /// The accounts as they have to be, without packets.
+    pub(super) fn truth(&self) -> BTreeMap<u32, Account> {
+        let mut accounts: BTreeMap<u32, Account> = self.slots.keys().map(|slot| (*slot, Account::default())).collect();
+        for a in self.attempts.iter().filter(|a| a.place != Place::New) {
+            let account = accounts.entry(a.home).or_default();
+            account.attempts += 1;
+            let closed_ns = self.closed_ns.get(&a.home).copied();
+            let expires_ns = a.ended_ns.unwrap_or(u64::MAX).min(a.cookie_ns + 120 * SECOND);
+            let lost = match a.place {
+                Place::Accepted => {
+                    account.accepted += 1;
+                    account.dead_on_arrival += u64::from(a.dead);
+                    if a.dropped {
+                        account.late[a.decisive] += 1;
+                        match a.by {
+                            by if by & flag::FIN != 0 => account.completed_by.fin += 1,
+                            by if by & flag::DATA != 0 => account.completed_by.data += 1,
+                            _ => account.completed_by.ack += 1,
+                        }
+                    }
+                    None
+                }
+                Place::WentWithListener => Some((Cause::ListenerClosed, true)),
+                Place::HalfOpen if closed_ns.is_some() => Some((Cause::ListenerClosed, a.answered)),
+                Place::Cookie if closed_ns.is_some_and(|ns| ns < expires_ns) => Some((Cause::ListenerClosed, false)),
+                Place::Cookie if self.now_ns >= expires_ns => Some((Cause::HandshakeExpired, false)),
+                Place::HalfOpen | Place::Cookie if !a.dropped => None,
+                Place::Queued => None,
+                _ => Some((a.decisive, a.answered)),
+            };
+            match lost {
+                Some((cause, phantom)) => {
+                    account.lost[cause] += 1;
+                    account.phantom += u64::from(phantom);
+                }
+                None if a.place != Place::Accepted => account.pending += 1,
+                None => {}
+            }
+        }
+        if let Some(totals) = self.slots.get(&NO_LISTENER) {
+            let account = accounts.entry(NO_LISTENER).or_default();
+            account.attempts += totals.port_exhausted;
+            account.lost[Cause::PortExhaustion] += totals.port_exhausted;
+        }
+        accounts
+    }
+}
+
+/// What of an account the model has an opinion on.
+pub(super) fn essence(account: &Account) -> Account {
+    let mut essence = *account;
+    essence.packets = Default::default();
+    (essence.lost_with_reset, essence.lost_at_syn, essence.unlisted) = (0, 0, 0);
+    essence
+}

@@ -1,0 +1,7 @@
+//! The ledger against a small model of the kernel side, which knows the truth about every attempt.
+
+mod causes;
+mod interplay;
+mod kernel;
+mod laws;
+mod script;

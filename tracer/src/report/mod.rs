@@ -1,0 +1,26 @@
+//! What a run found: one [`model`], and the printers of it. Printers compute nothing but their layout.
+//!
+//! Times and counts of the model are those of the contract's JSON; what is not known there is an `Option`.
+
+pub mod advice;
+mod blocks;
+mod causes;
+mod events;
+mod format;
+mod human;
+mod json;
+mod listeners;
+mod model;
+
+pub use events::decision as write_decision;
+pub use format::{Style, wrap};
+pub use human::write as write_human;
+pub use json::write as write_json;
+pub use listeners::{write_json as write_listeners_json, write_table as write_listeners_table};
+pub use model::{
+    AcceptWait, Advice, Backlog, Check, ClientProcess, Clients, CommandResult, EndedBy, Exhaustion, Host, Listener,
+    Mark, Missed, Namespace, Pair, Queue, Report, Window,
+};
+
+#[cfg(test)]
+mod samples;

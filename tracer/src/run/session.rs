@@ -1,0 +1,302 @@
+//! From a plan to programs that count, and back to facts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use tracer_abi::abi::ListenerInfo;
+
+use super::facts::{CommandFacts, CounterFacts, Ending, Facts, ListenerFacts, MarkFacts, NamespaceFacts, ProcessFacts};
+use crate::{
+    cli::{Hooks, NetnsSelector, Plan},
+    kernel::{Host, Layout},
+    ledger::SlotTotals,
+    observe::{Namespace, Owner, in_namespace, namespaces, owners, sysctl},
+    probe::{Bounds, Flavour, Probe, ProbeError, Settings, Tallies},
+    stream::Ring,
+};
+use tracer_abi::abi::{Global, NO_LISTENER};
+
+const PROC: &str = "/proc";
+
+/// Programs that count, and what is known of the host they count on.
+pub(super) struct Session {
+    probe: Probe,
+    layout: Layout,
+    kernel: String,
+    hooks: BTreeMap<String, Flavour>,
+    own_netns: u32,
+    /// Namespaces at the start; those that come later are added when they are met.
+    namespaces: BTreeMap<u32, Namespace>,
+    /// Owners of listeners that existed before, by slot.
+    owners: BTreeMap<u32, Owner>,
+    settings: BTreeMap<u32, NamespaceFacts>,
+    doubts: Vec<String>,
+    start: Timestamp,
+    start_ns: u64,
+    ports: Option<Vec<(u16, u16)>>,
+}
+
+impl Session {
+    /// Loads, attaches, takes stock of what exists, and begins to count.
+    pub(super) fn start(plan: &Plan) -> Result<(Session, Ring)> {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        super::privilege::check(&status)?;
+        match plan.hooks {
+            Hooks::Fentry => return Err(ProbeError::NoFlavour("fentry").into()),
+            Hooks::Kprobe => return Err(ProbeError::NoFlavour("kprobe").into()),
+            Hooks::Auto | Hooks::Tracepoint => {}
+        }
+        let host = Host::from_env();
+        let layout = Layout::read(&host)?;
+        let chosen = super::selected(&plan.netns)?;
+        let only = match plan.netns {
+            NetnsSelector::All => None,
+            _ => chosen.first().map(|ns| ns.inode),
+        };
+        let mut bounds = Bounds::for_cpus(online());
+        if let Some(bytes) = ring_bytes()? {
+            bounds.ring_bytes = bytes;
+        }
+        let settings =
+            Settings { ports: Box::new(*plan.ports.words()), every_port: plan.ports.is_every(), netns: only, bounds };
+        let mut probe = Probe::load(&host, &layout, &settings)?;
+        let ring = Ring::new(probe.ring()?).context("cannot poll the ring buffer")?;
+        let hooks = probe.attach()?;
+
+        // From here every connection under way is remembered as an earlier one; then what exists is taken stock of; then
+        // counting begins. In this order nothing falls between.
+        probe.remember()?;
+        let mut doubts = Vec::new();
+        for namespace in &chosen {
+            let snapshot = probe.snapshot()?;
+            let walked = in_namespace(namespace, move || Ok(snapshot.read(namespace.inode)?));
+            match walked {
+                Ok(()) => {}
+                // It may have ended since it was listed.
+                Err(e) if only.is_some() => return Err(e),
+                Err(e) => doubts.push(format!("listeners of {namespace} that existed before were not seen: {e:#}")),
+            }
+        }
+        probe.count()?;
+        let start = Timestamp::now();
+        let start_ns = monotonic_ns();
+
+        let own_netns = namespaces::current(Path::new(PROC))?.inode;
+        let mut session = Session {
+            probe,
+            layout,
+            kernel: host.release()?,
+            hooks,
+            own_netns,
+            namespaces: chosen.into_iter().map(|ns| (ns.inode, ns)).collect(),
+            owners: BTreeMap::new(),
+            settings: BTreeMap::new(),
+            doubts,
+            start,
+            start_ns,
+            ports: (!plan.ports.is_every())
+                .then(|| plan.ports.ranges().iter().map(|r| (*r.start(), *r.end())).collect()),
+        };
+        // Settings and owners are looked up now as well as at the end: a namespace or a process may not live that long.
+        let tallies = session.probe.tallies()?;
+        session.look_around(&tallies);
+        Ok((session, ring))
+    }
+
+    /// Attach flavours in use, for the ready line.
+    pub(super) fn flavours(&self) -> BTreeSet<&'static str> {
+        self.hooks.values().map(|f| f.id()).collect()
+    }
+
+    /// When counting began, `CLOCK_MONOTONIC` nanoseconds.
+    pub(super) fn start_ns(&self) -> u64 {
+        self.start_ns
+    }
+
+    /// Name of a drop reason of this kernel.
+    pub(super) fn drop_reason(&self, reason: u32) -> Option<String> {
+        self.layout.drop_reasons.name(reason).map(str::to_owned)
+    }
+
+    /// What was counted so far.
+    pub(super) fn slots(&mut self) -> Result<Vec<(u32, SlotTotals)>> {
+        let tallies = self.probe.tallies()?;
+        Ok(totals(&tallies))
+    }
+
+    /// Ends counting. Events that are in the ring by now are all that there will be.
+    pub(super) fn end(&mut self) -> Result<()> {
+        Ok(self.probe.end()?)
+    }
+
+    /// What is known at the end, without the events.
+    pub(super) fn facts(
+        &mut self,
+        ended_by: Ending,
+        command: Option<CommandFacts>,
+        marks: Vec<MarkFacts>,
+        reasons: impl Iterator<Item = u32>,
+        unreadable: u64,
+    ) -> Result<Facts> {
+        let end = Timestamp::now();
+        let end_ns = monotonic_ns();
+        let tallies = self.probe.tallies()?;
+        self.look_around(&tallies);
+        let watched = self.probe.watched()?;
+        let mut doubts = std::mem::take(&mut self.doubts);
+        if unreadable > 0 {
+            doubts.push(format!("{unreadable} records of the ring buffer could not be read"));
+        }
+        Ok(Facts {
+            kernel: self.kernel.clone(),
+            hooks: self.hooks.iter().map(|(name, f)| (name.clone(), f.id().to_owned())).collect(),
+            own_netns: self.own_netns,
+            start: self.start,
+            end,
+            start_ns: self.start_ns,
+            end_ns,
+            ended_by,
+            command,
+            ports: self.ports.clone(),
+            slots: totals(&tallies),
+            listeners: tallies.listeners.iter().map(|(slot, info)| self.listener(*slot, info)).collect(),
+            namespaces: self.settings.values().cloned().collect(),
+            counters: tallies
+                .namespaces
+                .iter()
+                .map(|n| CounterFacts { netns: n.netns, kernel: n.kernel, tracer: n.tracer })
+                .collect(),
+            globals: tallies.globals.to_vec(),
+            processes: tallies
+                .processes
+                .iter()
+                .map(|(pid, p)| ProcessFacts {
+                    pid: *pid,
+                    comm: text(&p.comm),
+                    connects: p.connects,
+                    established: p.established,
+                    failed: p.failed,
+                })
+                .collect(),
+            marks,
+            drop_reasons: reasons.filter_map(|r| Some((r, self.drop_reason(r)?))).collect(),
+            watched: watched.iter().map(Into::into).collect(),
+            doubts,
+        })
+    }
+
+    fn listener(&self, slot: u32, info: &ListenerInfo) -> ListenerFacts {
+        // Who called listen() is known for certain where it was seen; before that, who holds the socket.
+        let seen = (info.pid != 0).then(|| Owner { pid: info.pid, comm: text(&info.comm) });
+        let owner = seen.or_else(|| self.owners.get(&slot).cloned());
+        ListenerFacts {
+            slot,
+            port: info.port,
+            address: info.address,
+            family: info.family,
+            v6only: info.v6only != 0,
+            reuseport: info.reuseport != 0,
+            netns: info.netns,
+            pid: owner.as_ref().map(|o| o.pid),
+            comm: owner.map(|o| o.comm),
+            open: info.closed_ns == 0,
+            backlog: info.backlog,
+            asked: (info.asked != u32::MAX).then_some(info.asked),
+            accept_queue: info.accept_queue,
+            half_open: info.half_open,
+        }
+    }
+
+    /// Looks up owners and settings that are not known yet.
+    fn look_around(&mut self, tallies: &Tallies) {
+        let proc = Path::new(PROC);
+        let unowned = |(slot, info): &&(u32, ListenerInfo)| {
+            info.pid == 0 && info.inode != 0 && info.closed_ns == 0 && !self.owners.contains_key(slot)
+        };
+        let inodes: BTreeSet<u64> = tallies.listeners.iter().filter(unowned).map(|(_, info)| info.inode).collect();
+        if !inodes.is_empty() {
+            let found = owners::find(proc, &inodes);
+            for (slot, info) in &tallies.listeners {
+                if let Some(owner) = found.get(&info.inode) {
+                    self.owners.entry(*slot).or_insert_with(|| owner.clone());
+                }
+            }
+        }
+        let wanted: BTreeSet<u32> = tallies
+            .listeners
+            .iter()
+            .map(|(_, info)| info.netns)
+            .chain(tallies.namespaces.iter().map(|n| n.netns))
+            .collect();
+        if wanted.iter().any(|ns| !self.namespaces.contains_key(ns))
+            && let Ok(all) = namespaces::all(proc)
+        {
+            for namespace in all {
+                self.namespaces.entry(namespace.inode).or_insert(namespace);
+            }
+        }
+        for netns in wanted {
+            let Some(namespace) = self.namespaces.get(&netns) else { continue };
+            let Ok(s) = in_namespace(namespace, || sysctl::read(&proc.join("sys"))) else { continue };
+            self.settings.insert(
+                netns,
+                NamespaceFacts {
+                    netns,
+                    path: namespace.name.is_some().then(|| namespace.path.clone()),
+                    somaxconn: s.somaxconn,
+                    max_syn_backlog: s.max_syn_backlog,
+                    syncookies: s.syncookies,
+                    local_port_range: Some(s.local_port_range),
+                },
+            );
+        }
+    }
+}
+
+/// Sums over CPUs.
+fn totals(tallies: &Tallies) -> Vec<(u32, SlotTotals)> {
+    let closed: BTreeMap<u32, bool> =
+        tallies.listeners.iter().map(|(slot, info)| (*slot, info.closed_ns != 0)).collect();
+    let sum = |(slot, cpus): &(u32, Vec<tracer_abi::abi::SlotCounters>)| {
+        let mut total = SlotTotals::default();
+        cpus.iter().for_each(|cpu| total.add_cpu(cpu));
+        total.closed = closed.get(slot).copied().unwrap_or(false);
+        if *slot == NO_LISTENER {
+            total.port_exhausted = tallies.global(Global::PortExhausted);
+        }
+        (*slot, total)
+    };
+    tallies
+        .counters
+        .iter()
+        .filter(|(slot, _)| *slot == NO_LISTENER || closed.contains_key(slot))
+        .map(sum)
+        .collect()
+}
+
+/// Nanoseconds of the events' clock.
+pub(super) fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+fn online() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
+/// `TRACER_RING_BYTES`: another size of the ring buffer, to see what happens when it is too small.
+fn ring_bytes() -> Result<Option<u32>> {
+    let Ok(text) = std::env::var("TRACER_RING_BYTES") else { return Ok(None) };
+    let bytes: u32 = text.parse().ok().filter(|n: &u32| n.is_power_of_two() && *n >= 4096).with_context(|| {
+        format!("TRACER_RING_BYTES is {text}; it must be a power of two of at least 4096")
+    })?;
+    Ok(Some(bytes))
+}
+
+fn text(comm: &[u8]) -> String {
+    String::from_utf8_lossy(comm.split(|b| *b == 0).next().unwrap_or_default()).into_owned()
+}
