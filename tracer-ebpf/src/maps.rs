@@ -36,7 +36,7 @@ pub(crate) static NETS: PerCpuHashMap<u64, NetCounters> = PerCpuHashMap::with_ma
 #[map]
 pub(crate) static NO_COUNTERS: Array<NetCounters> = Array::with_max_entries(1, 0);
 
-/// The addresses that are keys of [`NETS`], from index 1; index 0 is their number. The control program walks it.
+/// The addresses that are keys of [`NETS`], from index 1; index 0 is their number. The collector walks it.
 #[map]
 pub(crate) static NET_LIST: Array<u64> = Array::with_max_entries(NETS_MAX + 1, 0);
 

@@ -20,12 +20,16 @@ pub enum Phase {
 pub enum ControlOp {
     /// Set this CPU's phase to [`Phase::Earlier`].
     Remember = 1,
-    /// Take this CPU's counters of every known namespace as their start, and set the phase to [`Phase::Counting`].
-    Count = 2,
-    /// Set the phase to [`Phase::Ended`] and take this CPU's counters as their end.
-    End = 3,
+    /// Take this CPU's counters of the namespace at address `argument` as their start.
+    BeginNet = 2,
+    /// Set the phase to [`Phase::Counting`].
+    Count = 3,
+    /// Take this CPU's counters of the namespace at address `argument` as their end.
+    EndNet = 4,
+    /// Set the phase to [`Phase::Ended`].
+    End = 5,
     /// Read the queue lengths of the listener in slot `argument`.
-    Queues = 4,
+    Queues = 6,
 }
 
 /// Context of the control program: two arguments, as a raw tracepoint would have them.

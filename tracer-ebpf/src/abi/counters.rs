@@ -109,8 +109,15 @@ pub struct NetCounters {
     pub seen: [u64; COUNTERS],
     /// The inode number of the namespace.
     pub inum: u32,
-    /// 1 once `last` is valid on this CPU.
-    pub primed: u32,
+    /// [`NetCounters::FOLLOWED`] or [`NetCounters::COUNTED`]; 0 while `last` is not valid on this CPU.
+    pub mode: u32,
+}
+
+impl NetCounters {
+    /// `last` is valid.
+    pub const FOLLOWED: u32 = 1;
+    /// `start` is valid too, and `seen` is added to.
+    pub const COUNTED: u32 = 2;
 }
 
 const _: () = assert!(size_of::<NetCounters>() == 4 * 8 * COUNTERS + 8);

@@ -3,13 +3,11 @@
 //! A raw tracepoint program that is never attached, only run (`BPF_PROG_TEST_RUN`).
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_log_ebpf::debug;
 use tracer_abi::abi::{ControlOp, Phase};
 
 use super::listener;
-use crate::{
-    kernel::{Net, Sock, cpu},
-    maps::{NET_LIST, NETS_MAX},
-};
+use crate::kernel::{Net, Sock, cpu};
 
 /// Does what [`ControlOp`] says.
 #[raw_tracepoint]
@@ -18,12 +16,17 @@ fn control(ctx: RawTracePointContext) -> i32 {
     let argument: u64 = ctx.arg(1);
     if op == ControlOp::Remember as u64 {
         set(Phase::Earlier);
+        debug!(&ctx, "connections under way are remembered from now on");
+    } else if op == ControlOp::BeginNet as u64 {
+        Net(argument).begin();
     } else if op == ControlOp::Count as u64 {
-        each_net(true);
         set(Phase::Counting);
+        debug!(&ctx, "packets are counted from now on");
+    } else if op == ControlOp::EndNet as u64 {
+        Net(argument).end();
     } else if op == ControlOp::End as u64 {
         set(Phase::Ended);
-        each_net(false);
+        debug!(&ctx, "packets are no longer counted");
     } else if op == ControlOp::Queues as u64 {
         queues(argument as u32);
     }
@@ -35,23 +38,6 @@ fn set(phase: Phase) {
     if let Some(cpu) = cpu() {
         cpu.phase = phase as u32;
     }
-}
-
-#[inline(always)]
-fn each_net(begin: bool) -> Option<()> {
-    let len = *NET_LIST.get(0)?;
-    for i in 1..NETS_MAX + 1 {
-        if i as u64 > len {
-            break;
-        }
-        let net = Net(*NET_LIST.get(i)?);
-        if begin {
-            net.begin();
-        } else {
-            net.end();
-        }
-    }
-    Some(())
 }
 
 /// Reads the queues of an open listener into its slot.

@@ -56,7 +56,6 @@ impl Net {
     #[inline(always)]
     pub(crate) fn take(self, known: &mut NetCounters, set: Set, deltas: &mut Deltas) -> Option<()> {
         let mibs = self.mibs(percpu_offset()?)?;
-        let counting = cpu()?.phase == Phase::Counting as u32;
         for i in 0..COUNTERS {
             if set & 1 << i == 0 {
                 continue;
@@ -65,9 +64,9 @@ impl Net {
             let rise = now.wrapping_sub(known.last[i]);
             if rise != 0 {
                 known.last[i] = now;
-                if known.primed != 0 {
+                if known.mode != 0 {
                     deltas.0[i] = if rise > 255 { 255 } else { rise as u8 };
-                    if counting {
+                    if known.mode == NetCounters::COUNTED {
                         known.seen[i] += rise;
                     }
                 }
@@ -97,7 +96,7 @@ impl Net {
         }
         if let Some(known) = self.counters()
             && known.inum == inum
-            && known.primed != 0
+            && known.mode != 0
         {
             return Some(());
         }
@@ -106,8 +105,10 @@ impl Net {
             count(Global::NetsUnseen);
             return None;
         }
+        let counting = cpu()?.phase == Phase::Counting as u32;
+        let mode = if counting { NetCounters::COUNTED } else { NetCounters::FOLLOWED };
         for cpu in 0..config!(cpus) {
-            self.prime(cpu, inum);
+            self.prime(cpu, inum, mode);
         }
         Some(())
     }
@@ -127,7 +128,7 @@ impl Net {
     }
 
     #[inline(always)]
-    fn prime(self, cpu: u32, inum: u32) -> Option<()> {
+    fn prime(self, cpu: u32, inum: u32, mode: u32) -> Option<()> {
         let key = self.0;
         // SAFETY: the map and the key are valid, and the key lives through the call.
         let value: *mut c_void =
@@ -135,13 +136,13 @@ impl Net {
         if value.is_null() {
             return None;
         }
-        // SAFETY: the value of that CPU, which does not use it before `primed` is set.
+        // SAFETY: the value of that CPU, which does not use it before `mode` is set.
         let known = unsafe { &mut *value.cast::<NetCounters>() };
         let mibs = self.mibs(percpu_offset_of(cpu)?)?;
         Self::read_all(mibs, &mut known.last)?;
         known.start = known.last;
         known.inum = inum;
-        known.primed = 1;
+        known.mode = mode;
         Some(())
     }
 
@@ -151,7 +152,7 @@ impl Net {
         let known = self.counters()?;
         Self::read_all(self.mibs(percpu_offset()?)?, &mut known.last)?;
         known.start = known.last;
-        known.primed = 1;
+        known.mode = NetCounters::COUNTED;
         Some(())
     }
 
@@ -159,6 +160,7 @@ impl Net {
     #[inline(always)]
     pub(crate) fn end(self) -> Option<()> {
         let known = self.counters()?;
+        known.mode = NetCounters::FOLLOWED;
         Self::read_all(self.mibs(percpu_offset()?)?, &mut known.end)
     }
 

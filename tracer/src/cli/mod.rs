@@ -1,4 +1,4 @@
-//! The command line: as typed ([`args`]), as meant ([`plan`]), and what explains it (help, completions, the manual page).
+//! The command line: as typed (`args`), as meant ([`Plan`]), and what explains it (help, completions, the manual page).
 //!
 //! The only room that knows clap. Nothing here touches the machine: values are checked for sense, not for existence.
 

@@ -169,8 +169,9 @@ impl Ledger {
                     return;
                 }
                 fresh = true;
-                if kind == EventKind::SynQueued {
-                    // An earlier SYN was dropped, and the ledger did not hear of it.
+                if event.flags & flag::NEW_ATTEMPT == 0 {
+                    // Its beginning went well, or was told in an event that was lost: then perhaps where nobody listened. This
+                    // counts only if an attempt is missing here and one is left over there.
                     *self.moves.entry((NO_LISTENER, event.slot)).or_default() += 1;
                 }
                 self.entries.entry(event.tuple).or_insert(Entry::new(event.isn, event.slot, event.time_ns))
@@ -298,7 +299,6 @@ impl Ledger {
                     // Its line falls due at the end, with the others.
                     self.waiting.insert((*tuple, older.isn), older);
                 }
-                // It may have begun where nobody listened; that counts only if an attempt is missing here and left over there.
                 *self.moves.entry((NO_LISTENER, watch.slot)).or_default() += 1;
                 let mut entry = Entry::new(watch.isn, watch.slot, watch.first_ns);
                 entry.reconcile(watch, true);

@@ -71,6 +71,9 @@ pub struct SlotTotals {
 
 impl SlotTotals {
     /// Adds what one CPU counted.
+    ///
+    /// What belongs to a SO_REUSEPORT group is moved to its member on the CPU that learns it, so that one CPU's number can be
+    /// below 0 (wrapped); only the sum over all CPUs means something.
     pub fn add_cpu(&mut self, cpu: &SlotCounters) {
         let sums = [
             (&mut self.syn, cpu.syn),

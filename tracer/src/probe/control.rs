@@ -16,7 +16,7 @@ impl Probe {
     /// # Errors
     /// If the control program cannot be run.
     pub fn remember(&mut self) -> Result<(), ProbeError> {
-        self.on_each_cpu(ControlOp::Remember)?;
+        self.on_each_cpu(&[(ControlOp::Remember, 0)])?;
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
         let mut epoch: Array<_, u64> = map(&mut self.ebpf, "EPOCH")?;
@@ -28,7 +28,9 @@ impl Probe {
     /// # Errors
     /// If the control program cannot be run.
     pub fn count(&mut self) -> Result<(), ProbeError> {
-        self.on_each_cpu(ControlOp::Count)
+        let mut ops = self.each_namespace(ControlOp::BeginNet)?;
+        ops.push((ControlOp::Count, 0));
+        self.on_each_cpu(&ops)
     }
 
     /// Ends counting, and takes the kernel's counters as they are then.
@@ -36,7 +38,9 @@ impl Probe {
     /// # Errors
     /// If the control program cannot be run.
     pub fn end(&mut self) -> Result<(), ProbeError> {
-        self.on_each_cpu(ControlOp::End)
+        let mut ops = self.each_namespace(ControlOp::EndNet)?;
+        ops.push((ControlOp::End, 0));
+        self.on_each_cpu(&ops)
     }
 
     /// Has the kernel side read the queues of the listener in this slot.
@@ -48,9 +52,17 @@ impl Probe {
         self.run(cpu, ControlOp::Queues, u64::from(slot))
     }
 
+    /// The operation for each namespace that is followed.
+    fn each_namespace(&mut self, op: ControlOp) -> Result<Vec<(ControlOp, u64)>, ProbeError> {
+        let failed = |e: aya::maps::MapError| ProbeError::Map { map: "NET_LIST", reason: e.to_string() };
+        let list: Array<_, u64> = map(&mut self.ebpf, "NET_LIST")?;
+        let len = list.get(&0, 0).map_err(failed)?;
+        (1..=len).map(|i| Ok((op, list.get(&(i as u32), 0).map_err(failed)?))).collect()
+    }
+
     /// Runs the control program on each CPU from process context: the thread moves there, instead of sending an interrupt,
     /// which could come in the middle of a packet.
-    fn on_each_cpu(&mut self, op: ControlOp) -> Result<(), ProbeError> {
+    fn on_each_cpu(&mut self, ops: &[(ControlOp, u64)]) -> Result<(), ProbeError> {
         let failed = |cpu, e: rustix::io::Errno| ProbeError::Control { cpu, reason: e.to_string() };
         let before = sched_getaffinity(None).map_err(|e| failed(0, e))?;
         let mut result = Ok(());
@@ -58,7 +70,7 @@ impl Probe {
             let mut one = CpuSet::new();
             one.set(cpu);
             result = match sched_setaffinity(None, &one) {
-                Ok(()) => self.run(cpu, op, 0),
+                Ok(()) => ops.iter().try_for_each(|(op, argument)| self.run(cpu, *op, *argument)),
                 Err(e) => Err(failed(cpu, e)),
             };
             if result.is_err() {

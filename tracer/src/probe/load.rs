@@ -7,7 +7,8 @@ use aya::{
     maps::{Array, MapData, RingBuf},
     programs::{BtfTracePoint, Iter, Program, ProgramError, RawTracePoint, TracePoint, iter::IterLink},
 };
-use tracer_abi::abi::{Config, PortKey};
+use aya_log::EbpfLogger;
+use tracer_abi::abi::Config;
 use zerocopy::IntoBytes;
 
 use super::{Flavour, HOOKS, Hook, ProbeError, catalogue::Point};
@@ -53,6 +54,8 @@ pub struct Settings {
     pub netns: Option<u32>,
     /// Sizes.
     pub bounds: Bounds,
+    /// What the kernel side says of itself.
+    pub log: log::LevelFilter,
 }
 
 /// The loaded programs. Dropping it detaches and frees everything.
@@ -61,6 +64,7 @@ pub struct Probe {
     pub(super) cpus: Vec<usize>,
     pub(super) slots: u32,
     btf: Btf,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Probe {
@@ -93,6 +97,7 @@ impl Probe {
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
             .override_global("CONFIG", config.as_bytes(), true)
+            .override_global(aya_log::LEVEL, &(settings.log as u8), false)
             .map_max_entries("RING", settings.bounds.ring_bytes)
             .map_max_entries("SLOTS", settings.bounds.slots)
             .map_max_entries("COUNTERS", settings.bounds.slots)
@@ -103,8 +108,7 @@ impl Probe {
         for (i, word) in settings.ports.iter().enumerate().filter(|(_, w)| **w != 0) {
             traced.set(i as u32, word, 0).map_err(|e| ProbeError::Map { map: "TRACED", reason: e.to_string() })?;
         }
-        const _: () = assert!(size_of::<PortKey>() == 16);
-        let mut probe = Probe { ebpf, cpus, slots: settings.bounds.slots, btf };
+        let mut probe = Probe { ebpf, cpus, slots: settings.bounds.slots, btf, logger: None };
         probe.load_programs()?;
         Ok(probe)
     }
@@ -168,6 +172,22 @@ impl Probe {
         let missing = || ProbeError::Map { map: "RING", reason: "it is not in the object".to_owned() };
         let ring = self.ebpf.take_map("RING").ok_or_else(missing)?;
         RingBuf::try_from(ring).map_err(|e| ProbeError::Map { map: "RING", reason: e.to_string() })
+    }
+
+    /// Hands what the kernel side has said of itself to the logger.
+    ///
+    /// # Errors
+    /// If its map cannot be read.
+    pub fn relay_log(&mut self) -> Result<(), ProbeError> {
+        if self.logger.is_none() {
+            let logger = EbpfLogger::init(&mut self.ebpf)
+                .map_err(|e| ProbeError::Map { map: "AYA_LOGS", reason: e.to_string() })?;
+            self.logger = Some(logger);
+        }
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+        Ok(())
     }
 
     /// A snapshot to be read from inside a namespace; see [`Snapshot::read`].

@@ -91,7 +91,7 @@ impl Probe {
         for entry in nets.iter() {
             let (_, values) = entry.map_err(failed("NETS"))?;
             let mut tally = NetTally::default();
-            for PodNet(cpu) in values.iter().filter(|v| v.0.primed != 0) {
+            for PodNet(cpu) in values.iter().filter(|v| v.0.mode != 0) {
                 tally.netns = cpu.inum;
                 for i in 0..COUNTERS {
                     // Until the end is taken, it is 0: what was last seen stands for it.

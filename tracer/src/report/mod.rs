@@ -1,4 +1,4 @@
-//! What a run found: one [`model`], and the printers of it. Printers compute nothing but their layout.
+//! What a run found: one model ([`Report`]), and the printers of it. Printers compute nothing but their layout.
 //!
 //! Times and counts of the model are those of the contract's JSON; what is not known there is an `Option`.
 

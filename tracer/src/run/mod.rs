@@ -3,6 +3,7 @@
 mod assemble;
 mod command;
 mod facts;
+mod log;
 mod privilege;
 mod replay;
 mod session;
@@ -31,7 +32,10 @@ pub const FAIL_ON: u8 = 3;
 /// When it could not be done: the message says what happened, to which object, and what to do.
 pub fn run(invocation: Invocation) -> Result<u8> {
     match invocation {
-        Invocation::Trace(plan) => trace::trace(&plan),
+        Invocation::Trace(plan) => {
+            log::start(plan.verbosity);
+            trace::trace(&plan)
+        }
         Invocation::Replay(plan) => replay::replay(&plan),
         Invocation::Listeners(plan) => list(&plan),
         Invocation::Completions(shell) => printed(cli::completions(shell, &mut io::stdout().lock())),

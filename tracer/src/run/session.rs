@@ -3,10 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
+use log::info;
 use tracer_abi::abi::ListenerInfo;
 
 use super::facts::{CommandFacts, CounterFacts, Ending, Facts, ListenerFacts, MarkFacts, NamespaceFacts, ProcessFacts};
@@ -51,7 +53,9 @@ impl Session {
             Hooks::Auto | Hooks::Tracepoint => {}
         }
         let host = Host::from_env();
+        let timer = Instant::now();
         let layout = Layout::read(&host)?;
+        info!("type information read after {} ms", timer.elapsed().as_millis());
         let chosen = super::selected(&plan.netns)?;
         let only = match plan.netns {
             NetnsSelector::All => None,
@@ -62,10 +66,12 @@ impl Session {
             bounds.ring_bytes = bytes;
         }
         let settings =
-            Settings { ports: Box::new(*plan.ports.words()), every_port: plan.ports.is_every(), netns: only, bounds };
+            Settings { ports: Box::new(*plan.ports.words()), every_port: plan.ports.is_every(), netns: only, bounds, log: log::max_level() };
         let mut probe = Probe::load(&host, &layout, &settings)?;
+        info!("programs loaded after {} ms", timer.elapsed().as_millis());
         let ring = Ring::new(probe.ring()?).context("cannot poll the ring buffer")?;
         let hooks = probe.attach()?;
+        info!("hooks attached after {} ms", timer.elapsed().as_millis());
 
         // From here every connection under way is remembered as an earlier one; then what exists is taken stock of; then
         // counting begins. In this order nothing falls between.
@@ -82,6 +88,9 @@ impl Session {
             }
         }
         probe.count()?;
+        if log::max_level() >= log::LevelFilter::Debug {
+            probe.relay_log()?;
+        }
         let start = Timestamp::now();
         let start_ns = monotonic_ns();
 
@@ -130,7 +139,11 @@ impl Session {
 
     /// Ends counting. Events that are in the ring by now are all that there will be.
     pub(super) fn end(&mut self) -> Result<()> {
-        Ok(self.probe.end()?)
+        self.probe.end()?;
+        if log::max_level() >= log::LevelFilter::Debug {
+            self.probe.relay_log()?;
+        }
+        Ok(())
     }
 
     /// What is known at the end, without the events.

@@ -62,6 +62,8 @@ pub(super) struct Attempt {
     by: u8,
     synacks: u32,
     superseded: bool,
+    /// The client was told that nobody listens, or has reset the attempt: it sends no more.
+    over: bool,
     /// When an event told that its tuple has begun another attempt.
     ended_ns: Option<u64>,
 }
@@ -156,6 +158,7 @@ impl Kernel {
             by: 0,
             synacks: 0,
             superseded: false,
+            over: false,
             ended_ns: None,
         });
         self.attempts.len() - 1
@@ -185,7 +188,9 @@ impl Kernel {
             return false;
         }
         self.ring.push(e);
-        for older in self.attempts[..i].iter_mut().filter(|older| older.tuple == a.tuple) {
+        // A child that is taken, or only reset, may be an earlier one of its tuple: such an event does not tell of a new one.
+        let tells = kind != EventKind::Accepted && (kind != EventKind::ChildClosed || e.flags != 0);
+        for older in self.attempts[..i].iter_mut().filter(|older| tells && older.tuple == a.tuple) {
             older.ended_ns.get_or_insert(self.now_ns);
         }
         true
@@ -224,13 +229,16 @@ impl Kernel {
 
     pub(super) fn syn(&mut self, i: usize, syn: Syn) -> bool {
         let a = self.attempts[i];
+        if a.over || a.superseded || a.answered {
+            return false;
+        }
         let open = !self.is_closed(a.slot);
         let possible = match syn {
             Syn::Refused => !open,
             Syn::Filtered(_) => a.place != Place::Cookie,
             _ => open,
         };
-        if !possible || a.superseded || !matches!(a.place, Place::New | Place::Nowhere | Place::Cookie) || a.answered {
+        if !possible || !matches!(a.place, Place::New | Place::Nowhere | Place::Cookie) {
             return false;
         }
         let slot = if matches!(syn, Syn::Refused | Syn::Filtered(_)) { NO_LISTENER } else { a.slot };
@@ -252,7 +260,10 @@ impl Kernel {
         };
         match syn {
             Syn::Dropped(cause) => trouble(self, cause, 0),
-            Syn::Refused => trouble(self, Cause::NoListener, 0),
+            Syn::Refused => {
+                self.attempts[i].over = true;
+                trouble(self, Cause::NoListener, 0);
+            }
             Syn::Filtered(reason) => trouble(self, Cause::Filtered, reason),
             Syn::Queued => {
                 self.slot(slot).requests += 1;
@@ -280,7 +291,7 @@ impl Kernel {
         let cookie = a.place != Place::HalfOpen;
         let valid = !cookie || a.holds_cookie && matches!(a.place, Place::Cookie | Place::Nowhere);
         let invalid = matches!(a.place, Place::New | Place::Nowhere | Place::Cookie);
-        if a.superseded || self.is_closed(a.slot) || !(if ack == Ack::Invalid { invalid } else { valid }) {
+        if a.over || a.superseded || self.is_closed(a.slot) || !(if ack == Ack::Invalid { invalid } else { valid }) {
             return false;
         }
         let cookie_flag = if cookie { flag::COOKIE } else { 0 };
@@ -338,8 +349,7 @@ impl Kernel {
                     a.decisive = Cause::SyncookieInvalid;
                 }
                 let cause = if keeps { None } else { Some(Cause::SyncookieInvalid) };
-                let set = state::TROUBLED | state::ANSWERED | state::STAGE_ACK | state::RESET;
-                self.note(i, set, 0, cause);
+                self.note(i, state::TROUBLED | state::STAGE_ACK, 0, cause);
                 self.emit(i, EventKind::CookieInvalid, |e| {
                     (e.cause, e.flags) = (Cause::SyncookieInvalid as u8, new);
                 });
@@ -386,7 +396,7 @@ impl Kernel {
             Place::Queued if !a.dead => {
                 self.attempts[i].dead = true;
                 self.slot(a.slot).children_reset += 1;
-                self.emit(i, EventKind::ChildClosed, |e| e.isn = 0);
+                self.child_closed(i, 0);
                 return true;
             }
             _ => return false,
@@ -399,6 +409,7 @@ impl Kernel {
         }
         let now = &mut self.attempts[i];
         (now.place, now.dropped, now.decisive, now.holds_cookie) = (Place::Nowhere, true, Cause::ClientReset, false);
+        now.over = true;
         self.note(i, state::TROUBLED, state::HALF_OPEN, Some(Cause::ClientReset));
         self.emit(i, kind, |_| {});
         true
@@ -441,10 +452,16 @@ impl Kernel {
             if self.attempts[i].slot == slot && self.attempts[i].place == Place::Queued {
                 self.attempts[i].place = Place::WentWithListener;
                 self.slot(slot).children_dropped += 1;
-                self.emit(i, EventKind::ChildClosed, |e| (e.isn, e.flags) = (0, flag::LISTENER_CLOSED));
+                self.child_closed(i, flag::LISTENER_CLOSED);
             }
         }
         true
+    }
+
+    /// Of a child, the sequence number is known only from the watch entry.
+    fn child_closed(&mut self, i: usize, flags: u8) {
+        let isn = if self.watched(i) { self.attempts[i].isn } else { 0 };
+        self.emit(i, EventKind::ChildClosed, |e| (e.isn, e.flags) = (isn, flags));
     }
 
     /// A `connect()` without a free local port.
