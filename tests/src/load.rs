@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::{self, ScopedJoinHandle};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::namespace::is_quiet;
+use crate::namespace::{busy_sockets, is_quiet};
 use crate::traffic::{Client, Fleet, Listener, State};
 use crate::wait;
 
@@ -20,9 +20,6 @@ pub const THREADS: u64 = 3;
 pub struct Load {
     /// When to stop, if nobody says so before.
     limit: u64,
-    /// How many clients of each thread wait until their SYN, sent again, is
-    /// answered; others give up at once.
-    patient: usize,
     stop: AtomicBool,
     begun: AtomicU64,
     attempts: AtomicU64,
@@ -33,11 +30,10 @@ pub struct Load {
 impl Load {
     /// A load of `limit` attempts in all.
     #[must_use]
-    pub fn new(limit: u64, patient: usize) -> Self {
+    pub fn new(limit: u64) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
             limit,
-            patient,
             stop: AtomicBool::new(false),
             begun: zero(),
             attempts: zero(),
@@ -56,7 +52,7 @@ impl Load {
         self.accepted.load(SeqCst)
     }
 
-    /// How many clients gave up without ever having seen an answer to their SYN.
+    /// How many clients have timed out without an answer to their SYN.
     pub fn unanswered(&self) -> u64 {
         self.unanswered.load(SeqCst)
     }
@@ -84,8 +80,9 @@ impl Load {
     }
 
     /// Connects again and again. An answered client stays for a while and ends
-    /// by RST, every fourth by FIN; an unanswered one is patient or gives up at
-    /// once, in turn.
+    /// by RST, every fourth by FIN; an unanswered one stays until it is answered
+    /// or times out. Nobody gives up early: a SYN may still be under way then,
+    /// and nobody could tell whether it was answered.
     fn connect(&self, listener: &Listener) -> Result<()> {
         let mut open = VecDeque::new();
         let mut patient = Fleet::default();
@@ -97,12 +94,7 @@ impl Load {
             let client = Client::connect(listener.address()).context("cannot connect")?;
             self.attempts.fetch_add(1, SeqCst);
             if client.state()? == State::SynSent {
-                if number.is_multiple_of(2) && patient.0.len() < self.patient {
-                    patient.0.push(client);
-                } else {
-                    let unanswered = u64::from(client.state()? == State::SynSent);
-                    self.unanswered.fetch_add(unanswered, SeqCst);
-                }
+                patient.0.push(client);
                 // Let the accepter have its turn, or all would be lost.
                 while listener.waiting()? > 0 && !self.stop.load(SeqCst) {
                     thread::yield_now();
@@ -117,10 +109,17 @@ impl Load {
         }
         drop(open);
         patient.wait_for(0, State::SynSent)?;
-        // The server ends what it accepts with a FIN: only a timeout closes these.
-        let timed_out = patient.in_state(State::Closed)?.len() as u64;
-        self.unanswered.fetch_add(timed_out, SeqCst);
-        Ok(())
+        for client in &patient.0 {
+            // The server ends what it accepts with a FIN: only a timeout or a
+            // refusal closes these.
+            if client.state()? == State::Closed {
+                let error = client.error()?.and_then(|error| error.raw_os_error());
+                ensure!(error == Some(libc::ETIMEDOUT), "a client ended with {error:?}");
+                self.unanswered.fetch_add(1, SeqCst);
+            }
+        }
+        // So many FINs at once would meet a full queue again and again.
+        patient.0.into_iter().try_for_each(Client::reset)
     }
 
     /// Accepts and closes until `done` is set and nothing is left in the kernel.
@@ -137,5 +136,6 @@ impl Load {
             self.accepted.fetch_add(listener.accept_all()?.len() as u64, SeqCst);
             is_quiet(listener.port())
         })
+        .with_context(|| format!("{self:?}\n{}", busy_sockets(listener.port())))
     }
 }

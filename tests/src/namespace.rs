@@ -130,24 +130,49 @@ pub fn half_open(port: u16) -> Result<usize> {
 /// # Errors
 /// Fails when the tables cannot be read.
 pub fn is_quiet(port: u16) -> Result<bool> {
-    const TIME_WAIT: u8 = 6;
-    const LISTEN: u8 = 10;
-    let busy = |it: &TcpSocket| match it.state {
-        TIME_WAIT => false,
-        LISTEN => it.receive_queue > 0,
-        _ => true,
-    };
+    Ok(!tcp_sockets()?.iter().any(|it| it.is_busy(port)))
+}
+
+/// What keeps [`is_quiet`] from being true, for a message.
+#[must_use]
+pub fn busy_sockets(port: u16) -> String {
+    let sockets = tcp_sockets().unwrap_or_default();
+    format!("{:?}", sockets.iter().filter(|it| it.is_busy(port)).collect::<Vec<_>>())
+}
+
+/// How many closed clients of remote port `port` still wait for the server to
+/// acknowledge their FIN.
+///
+/// # Errors
+/// Fails when the tables cannot be read.
+pub fn clients_closing(port: u16) -> Result<usize> {
+    const FIN_WAIT_1: u8 = 4;
     let sockets = tcp_sockets()?;
-    Ok(!sockets.iter().any(|it| (it.local == port || it.remote == port) && busy(it)))
+    Ok(sockets.iter().filter(|it| it.remote == port && it.state == FIN_WAIT_1).count())
 }
 
 /// A line of `/proc/net/tcp` or `tcp6`.
+#[derive(Debug)]
 struct TcpSocket {
     local: u16,
     remote: u16,
     state: u8,
     /// Bytes to read; for a listener, connections to accept.
     receive_queue: u32,
+}
+
+impl TcpSocket {
+    fn is_busy(&self, port: u16) -> bool {
+        const TIME_WAIT: u8 = 6;
+        const LISTEN: u8 = 10;
+        let of_this_port = self.local == port || self.remote == port;
+        of_this_port
+            && match self.state {
+                TIME_WAIT => false,
+                LISTEN => self.receive_queue > 0,
+                _ => true,
+            }
+    }
 }
 
 fn tcp_sockets() -> Result<Vec<TcpSocket>> {

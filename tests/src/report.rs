@@ -136,6 +136,9 @@ pub struct Late {
 pub struct Packets {
     pub syn: u64,
     pub syn_dropped: Counts,
+    /// The part of them that `tcp_max_syn_backlog`'s reserve rule dropped.
+    #[serde(default)]
+    pub syn_dropped_reserve: u64,
     pub synack: u64,
     pub synack_cookie: u64,
     pub synack_retransmitted: u64,
@@ -153,7 +156,8 @@ pub struct Clients {
     pub in_progress: u64,
     pub failed: Counts,
     pub by_process: Vec<ClientProcess>,
-    pub fins: Counts,
+    /// `None` when the tracer did not watch who closes connections.
+    pub fins: Option<Counts>,
 }
 
 /// One of `by_process`

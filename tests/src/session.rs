@@ -64,7 +64,7 @@ impl Session {
             Scope::Everywhere => Start::on_host(namespace)?,
         };
         let start = start
-            .args(["--port", &port.to_string(), "--format", "events", "--no-live"])
+            .args(["--port", &port.to_string(), "--format", "events"])
             .args(["--output".into(), output.path()]);
         let tracer = options(start).spawn()?.ready()?;
         let ready = Netstat::read()?;
@@ -85,6 +85,14 @@ impl Session {
     /// Fails when the tracer is gone.
     pub fn mark(&self) -> Result<()> {
         self.tracer.signal(Signal::USR1)
+    }
+
+    /// Sends the tracer a signal.
+    ///
+    /// # Errors
+    /// Fails when the tracer is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.tracer.signal(signal)
     }
 
     /// Stops the tracer and holds its report against every law: it has to be

@@ -5,10 +5,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -54,7 +53,13 @@ impl<'a> Start<'a> {
     /// # Errors
     /// Fails when the program is not there.
     pub fn inside() -> Result<Self> {
-        Ok(Self { command: Command::new(program()?), host: None, stdout: None })
+        Ok(Self::program(&program()?))
+    }
+
+    /// Another program file, from the namespace that the calling thread is in.
+    #[must_use]
+    pub fn program(path: &Path) -> Self {
+        Self { command: Command::new(path), host: None, stdout: None }
     }
 
     /// Adds arguments.
@@ -110,8 +115,8 @@ impl<'a> Start<'a> {
         let stdout = child.stdout.take().map(read_all);
         let stderr = child.stderr.take().context("the tracer has no stderr")?;
         let (sender, ready) = channel();
-        let stderr = std::thread::spawn(move || follow(stderr, &sender));
-        Ok(Tracer { child, ready, stdout, stderr: Some(stderr) })
+        let stderr = reader(move || follow(stderr, &sender));
+        Ok(Tracer { child, ready, stdout, stderr })
     }
 }
 
@@ -120,8 +125,8 @@ impl<'a> Start<'a> {
 pub struct Tracer {
     child: Child,
     ready: Receiver<()>,
-    stdout: Option<JoinHandle<String>>,
-    stderr: Option<JoinHandle<String>>,
+    stdout: Option<Receiver<String>>,
+    stderr: Receiver<String>,
 }
 
 /// What a tracer left behind.
@@ -164,7 +169,7 @@ impl Tracer {
             Err(RecvTimeoutError::Timeout) => bail!("the tracer was not ready in time"),
             Err(RecvTimeoutError::Disconnected) => {
                 let status = self.child.wait().context("cannot wait for the tracer")?;
-                bail!("the tracer ended before it was ready, {status}: {}", join(&mut self.stderr))
+                bail!("the tracer ended before it was ready, {status}: {}", rest(&self.stderr)?)
             }
         }
     }
@@ -203,7 +208,8 @@ impl Tracer {
             }
             std::thread::sleep(Duration::from_millis(2));
         };
-        Ok(Outcome { status, stdout: join(&mut self.stdout), stderr: join(&mut self.stderr) })
+        let stdout = self.stdout.as_ref().map_or_else(|| Ok(String::new()), rest)?;
+        Ok(Outcome { status, stdout, stderr: rest(&self.stderr)? })
     }
 }
 
@@ -257,8 +263,8 @@ pub fn closed_pipe() -> Result<File> {
     Ok(writer.into())
 }
 
-fn read_all(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
-    std::thread::spawn(move || {
+fn read_all(mut pipe: impl Read + Send + 'static) -> Receiver<String> {
+    reader(move || {
         let mut text = Vec::new();
         // An error here means that the tracer is gone; what came before counts.
         let _ = pipe.read_to_end(&mut text);
@@ -279,6 +285,19 @@ fn follow(pipe: impl Read, ready: &Sender<()>) -> String {
     text
 }
 
-fn join(reader: &mut Option<JoinHandle<String>>) -> String {
-    reader.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+/// Runs `read` on a thread of its own, to the end of a pipe.
+fn reader(read: impl FnOnce() -> String + Send + 'static) -> Receiver<String> {
+    let (sender, text) = channel();
+    std::thread::spawn(move || {
+        // Nobody listens any more when the test has failed meanwhile.
+        let _ = sender.send(read());
+    });
+    text
+}
+
+/// What a pipe of an ended tracer has held. It ends with the tracer, unless the
+/// tracer has left a process behind that holds it open.
+fn rest(pipe: &Receiver<String>) -> Result<String> {
+    let soon = Duration::from_secs(5);
+    pipe.recv_timeout(soon).context("the tracer has ended and left a process behind")
 }

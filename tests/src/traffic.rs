@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
@@ -140,6 +141,17 @@ impl Listener {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error).context("cannot accept"),
         }
+    }
+
+    /// Waits until a connection can be accepted or `patience` is over.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses to wait.
+    pub fn poll(&self, patience: Duration) -> Result<()> {
+        let mut wanted = [PollFd::new(&self.socket, PollFlags::IN)];
+        let patience = Timespec::try_from(patience)?;
+        rustix::event::poll(&mut wanted, Some(&patience)).context("cannot poll")?;
+        Ok(())
     }
 
     /// Accepts until the queue is empty.

@@ -32,6 +32,7 @@ fn a_queue_of_five_holds_six_requests_and_drops_the_other_24() -> Result<()> {
     })?;
     // Requests are kept while there is room: the first six.
     assert_eq!(finished.lost("half-open-queue-full"), addresses(&clients[6..]));
+    assert_eq!(finished.report.totals.packets.syn_dropped_reserve, 0);
     let reported = finished.listener()?;
     assert_eq!((reported.half_open_queue.now, reported.half_open_queue.max), (6, 6));
     assert_eq!(reported.backlog.syncookies, 0);
@@ -95,6 +96,7 @@ fn the_last_quarter_of_tcp_max_syn_backlog_is_kept_in_reserve() -> Result<()> {
         ..Outcomes::default()
     })?;
     assert_eq!(finished.lost("half-open-queue-full"), addresses(&clients[held..]));
+    assert_eq!(finished.report.totals.packets.syn_dropped_reserve, 17);
     let reported = finished.listener()?;
     assert_eq!((reported.backlog.effective, reported.backlog.max_syn_backlog), (128, 16));
     let advice = finished.report.advice.iter().find(|it| it.cause == "half-open-queue-full");

@@ -100,9 +100,7 @@ fn a_start_in_the_middle_of_a_load_is_exact_from_then_on() -> Result<()> {
     namespace.set("net/ipv4/tcp_fin_timeout", "1")?;
     namespace.set("net/ipv4/ip_local_port_range", "1024 65535")?;
     let listener = Listen::new(12).open()?;
-    // No patient clients: a SYN from before that is sent again is a new one to
-    // whoever did not see the first.
-    let load = Load::new(u64::MAX, 0);
+    let load = Load::new(u64::MAX);
     let (session, before, at_start) = thread::scope(|scope| -> Result<_> {
         let running = scope.spawn(|| load.run(&listener));
         let started = || -> Result<_> {

@@ -28,6 +28,10 @@ pub(crate) static WATCH: HashMap<Tuple, Watch> = HashMap::with_max_entries(131_0
 #[map]
 pub(crate) static WATCHED: Array<u64> = Array::with_max_entries(1, 0);
 
+/// The tuple that the control program is asked to forget.
+#[map]
+pub(crate) static FORGET: Array<Tuple> = Array::with_max_entries(1, 0);
+
 /// The kernel's counters as last seen, per namespace and CPU. Hash, because a namespace is known by address only.
 #[map]
 pub(crate) static NETS: PerCpuHashMap<u64, NetCounters> = PerCpuHashMap::with_max_entries(NETS_MAX, 0);

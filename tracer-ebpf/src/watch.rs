@@ -58,8 +58,10 @@ pub(crate) fn find(tuple: &Tuple) -> Option<&'static mut Watch> {
 #[inline(always)]
 pub(crate) fn note(tuple: &Tuple, isn: u32, is_syn: bool, slot: u32) -> Noted {
     let remember = phase() == Some(Phase::Earlier);
+    let at = now();
     let fresh = Watch {
-        first_ns: now(),
+        first_ns: at,
+        last_ns: at,
         isn,
         slot,
         state: if remember { state::EARLIER } else { 0 },
@@ -67,6 +69,7 @@ pub(crate) fn note(tuple: &Tuple, isn: u32, is_syn: bool, slot: u32) -> Noted {
         padding: [0; 5],
     };
     if let Some(watch) = find(tuple) {
+        watch.last_ns = at;
         if !is_syn || watch.isn == isn {
             let earlier = watch.state & state::EARLIER != 0;
             return Noted { watch: Some(watch), new: false, earlier };

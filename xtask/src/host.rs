@@ -45,6 +45,12 @@ pub(crate) fn execute(command: &mut Command) -> anyhow::Result<()> {
 
 /// Runs a command and returns what it wrote to stdout; its stderr is passed through.
 pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
+    let bytes = output_bytes(command)?;
+    String::from_utf8(bytes).with_context(|| format!("{}: output is not UTF-8", shown(command)))
+}
+
+/// The same for output that is no text.
+pub(crate) fn output_bytes(command: &mut Command) -> anyhow::Result<Vec<u8>> {
     let shown = shown(command);
     let output = command
         .stdin(Stdio::null())
@@ -52,7 +58,7 @@ pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
         .output()
         .with_context(|| format!("cannot start {shown}"))?;
     ensure!(output.status.success(), "{shown}: {}", output.status);
-    String::from_utf8(output.stdout).with_context(|| format!("{shown}: output is not UTF-8"))
+    Ok(output.stdout)
 }
 
 fn shown(command: &Command) -> String {

@@ -9,6 +9,8 @@ use clap::{Parser, Subcommand};
 mod build_ebpf;
 mod host;
 mod test;
+mod trim_btf;
+mod vm;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about, disable_help_subcommand = true)]
@@ -23,6 +25,10 @@ enum Command {
     BuildEbpf(build_ebpf::Options),
     /// Set up, build and run every test of the workspace (root is needed for those on the running kernel)
     Test(test::Options),
+    /// Run the scenarios on other kernels, in virtual machines, or get a shell in one
+    Vm(vm::Options),
+    /// Write the part of a kernel's type information (BTF) that tracer reads, for tests that need no such kernel
+    TrimBtf(trim_btf::Options),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +38,8 @@ fn main() -> ExitCode {
         match Cli::parse().command {
             Command::BuildEbpf(options) => build_ebpf::run(&options),
             Command::Test(options) => test::run(&options),
+            Command::Vm(options) => vm::run(&options),
+            Command::TrimBtf(options) => trim_btf::run(&options),
         }
     };
     match outcome {

@@ -30,6 +30,9 @@ pub enum ControlOp {
     End = 5,
     /// Read the queue lengths of the listener in slot `argument`.
     Queues = 6,
+    /// Forget the attempt whose tuple stands in the map `FORGET`, if nothing was heard of it since `argument`
+    /// (`CLOCK_MONOTONIC` nanoseconds).
+    Forget = 7,
 }
 
 /// Context of the control program: two arguments, as a raw tracepoint would have them.

@@ -19,7 +19,7 @@ pub enum EventKind {
     SynQueued = 3,
     /// The segment that would have completed the handshake was dropped; `cause`.
     AckDropped = 4,
-    /// An ACK came that is no valid cookie.
+    /// An ACK came back from an attempt that was answered with a cookie, and is no valid one.
     CookieInvalid = 5,
     /// A SYN-ACK was sent again; `detail` is how often so far.
     SynAckRetransmitted = 6,

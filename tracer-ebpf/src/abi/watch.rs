@@ -32,6 +32,8 @@ pub mod state {
 pub struct Watch {
     /// When it was first seen, `CLOCK_MONOTONIC` nanoseconds.
     pub first_ns: u64,
+    /// When something was last heard of it.
+    pub last_ns: u64,
     /// The client's initial sequence number.
     pub isn: u32,
     /// The listener's slot.
@@ -44,7 +46,7 @@ pub struct Watch {
     pub padding: [u8; 5],
 }
 
-const _: () = assert!(size_of::<Watch>() == 24);
+const _: () = assert!(size_of::<Watch>() == 32);
 
 /// Local connects of one process to traced ports: the value of a map keyed by thread group id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

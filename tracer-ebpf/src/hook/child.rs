@@ -125,13 +125,13 @@ pub(super) fn announced(listener: Sock) -> Option<()> {
     from.children = from.children.wrapping_sub(request);
     from.requests = from.requests.wrapping_sub(request);
     from.attempts = from.attempts.wrapping_sub(attempt);
-    from.syn = from.syn.wrapping_sub(attempt);
+    from.syn = from.syn.wrapping_sub(1);
     let to = slot_counters(actual)?;
     to.queued = to.queued.wrapping_add(1);
     to.children = to.children.wrapping_add(request);
     to.requests = to.requests.wrapping_add(request);
     to.attempts = to.attempts.wrapping_add(attempt);
-    to.syn = to.syn.wrapping_add(attempt);
+    to.syn = to.syn.wrapping_add(1);
     let waiting = listener.accept_queue();
     if waiting > to.max_accept_queue {
         to.max_accept_queue = waiting;

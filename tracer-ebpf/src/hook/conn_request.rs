@@ -22,7 +22,7 @@ use tracer_abi::abi::{
 
 use super::listener;
 use crate::{
-    emit::{emit, queues, slot_counters},
+    emit::{emit, now, queues, slot_counters},
     kernel::{ALL, Net, Segment, Skb, Sock, config, only},
     watch,
 };
@@ -122,6 +122,7 @@ fn queued(phase: Phase, segment: &Segment, slot: u32, listener: Option<Sock>) ->
                 return Some(());
             }
             known.state = known.state & !state::COOKIE | state::HALF_OPEN;
+            known.last_ns = now();
             counters.requests += 1;
             emit(EventKind::SynQueued, &segment.tuple, |e| {
                 e.isn = segment.seq;

@@ -4,10 +4,14 @@
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use aya_log_ebpf::debug;
-use tracer_abi::abi::{ControlOp, Phase};
+use tracer_abi::abi::{ControlOp, Phase, state};
 
 use super::listener;
-use crate::kernel::{Net, Sock, cpu};
+use crate::{
+    kernel::{Net, Sock, cpu},
+    maps::FORGET,
+    watch,
+};
 
 /// Does what [`ControlOp`] says.
 #[raw_tracepoint]
@@ -29,6 +33,8 @@ fn control(ctx: RawTracePointContext) -> i32 {
         debug!(&ctx, "packets are no longer counted");
     } else if op == ControlOp::Queues as u64 {
         queues(argument as u32);
+    } else if op == ControlOp::Forget as u64 {
+        forget(argument);
     }
     0
 }
@@ -49,6 +55,18 @@ fn queues(slot: u32) -> Option<()> {
         info.accept_queue = sk.accept_queue();
         info.half_open = sk.half_open();
         info.backlog = sk.accept_limit();
+    }
+    Some(())
+}
+
+/// Makes room: an attempt that has been silent for longer than any client repeats its SYN is over.
+#[inline(always)]
+fn forget(before_ns: u64) -> Option<()> {
+    let tuple = FORGET.get(0)?;
+    let known = watch::find(tuple)?;
+    // One that waits for accept() may wait for as long as it likes.
+    if known.last_ns < before_ns && known.state & (state::QUEUED | state::ACCEPTED) != state::QUEUED {
+        watch::forget(tuple);
     }
     Some(())
 }

@@ -19,7 +19,7 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tracer_abi::abi::{
-    Cause, Counter, Deltas, EventKind, NO_LISTENER, Phase, Tuple, flag, state,
+    Cause, Counter, Deltas, EventKind, NO_LISTENER, Phase, flag, state,
     verdict::{self, Ack},
 };
 
@@ -198,49 +198,36 @@ fn acknowledged(phase: Phase, segment: &Segment, deltas: &Deltas, slot: u32, sk:
             counters.cookie_invalid += 1;
             return invalid_cookie(segment, deltas, slot, sk);
         }
-        Ack::Other if awaits_cookie(&segment.tuple) => {
-            // With cookies switched off since, or no overflow lately, the kernel does not even look, and counts nothing.
-            return invalid_cookie(segment, deltas, slot, sk);
-        }
+        // With cookies switched off since, or no overflow lately, the kernel does not even look, and counts nothing.
+        Ack::Other => return invalid_cookie(segment, deltas, slot, sk),
         Ack::Deferred => {
             if phase == Phase::Counting {
                 counters.deferred += 1;
             }
         }
         Ack::RequestReset => return reset(phase, segment, deltas, slot),
-        Ack::Other => {}
     }
     Some(())
 }
 
-/// Whether this attempt was answered with a cookie that has not come back yet.
-#[inline(always)]
-fn awaits_cookie(tuple: &Tuple) -> bool {
-    match watch::find(tuple) {
-        Some(known) => known.state & (state::COOKIE | state::QUEUED | state::EARLIER) == state::COOKIE,
-        None => false,
-    }
-}
-
 /// An ACK that is no valid cookie: the client believes that it is connected, and is sent a RST.
+///
+/// Only an attempt that was answered with a cookie, and has not returned it before, is lost by this. Any other segment that comes
+/// to a listener is a stray: of a connection that was accepted and has ended at the server, most often.
 #[inline(always)]
 fn invalid_cookie(segment: &Segment, deltas: &Deltas, slot: u32, sk: Sock) -> Option<()> {
-    let isn = segment.seq.wrapping_sub(1);
-    let noted = watch::note(&segment.tuple, isn, false, slot);
-    if let Some(watch) = noted.watch {
-        watch.state |= state::TROUBLED | state::ANSWERED | state::STAGE_ACK | state::RESET;
-        watch.cause = Cause::SyncookieInvalid as u8;
+    let known = watch::find(&segment.tuple)?;
+    const AWAITED: u16 = state::COOKIE | state::QUEUED | state::ANSWERED | state::EARLIER;
+    if known.state & AWAITED != state::COOKIE {
+        return None;
     }
-    if noted.earlier {
-        return Some(());
-    }
-    // Where no SYN of it was seen, it is an attempt all the same.
-    slot_counters(slot)?.attempts += noted.new as u64;
+    known.state |= state::TROUBLED | state::ANSWERED | state::STAGE_ACK | state::RESET;
+    known.cause = Cause::SyncookieInvalid as u8;
     emit(EventKind::CookieInvalid, &segment.tuple, |e| {
-        e.isn = isn;
+        e.isn = known.isn;
         e.slot = slot;
         e.cause = Cause::SyncookieInvalid as u8;
-        e.flags = flag::RESET | if noted.new { flag::NEW_ATTEMPT } else { 0 };
+        e.flags = flag::RESET;
         e.deltas = *deltas;
         queues(e, Some(sk));
     });

@@ -11,7 +11,7 @@ use tracer_abi::abi::{
 };
 
 use crate::{
-    emit::{count, emit, now},
+    emit::{count, emit, now, slot_counters},
     kernel::{Net, atomic, Sock, Syscall, config, current},
     maps::{GROUPS, LISTENERS, NEXT_SLOT, PORTS, SLOTS, TRACED},
 };
@@ -74,6 +74,10 @@ pub(crate) fn open(sk: Sock, seen: bool) -> Option<u32> {
         if call.number() == config!(nr_listen) as u64 {
             info.asked = call.arg1() as u32;
         }
+    }
+    if let Some(counters) = slot_counters(slot) {
+        counters.max_accept_queue = sk.accept_queue();
+        counters.max_half_open = sk.half_open();
     }
     if LISTENERS.insert(sk.0, slot, 0).is_err() || enlist(net, port, &info.address, slot).is_none() {
         count(Global::ListenersUnseen);

@@ -52,9 +52,9 @@ fn tp_timer_exit(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// A request was removed by its timer.
+/// A request was removed by its timer; or it is found orphaned when counting ends (see `snapshot`), and will be.
 #[inline(always)]
-fn expired(request: Request) -> Option<()> {
+pub(super) fn expired(request: Request) -> Option<()> {
     let phase = watch::phase()?;
     let slot = listener::slot_of(request.listener())?;
     let info = listener::info(slot)?;
@@ -70,11 +70,18 @@ fn expired(request: Request) -> Option<()> {
         watch::forget(&tuple);
         return Some(());
     }
+    let orphaned = info.closed_ns != 0;
     // A SYN repeated after this is still the same attempt, so it is remembered.
     let noted = watch::note(&tuple, isn, false, slot);
     if let Some(watch) = noted.watch {
+        if orphaned && watch.cause == Cause::ListenerClosed as u8 {
+            // Found before its timer ran.
+            return Some(());
+        }
         watch.state = watch.state & !state::HALF_OPEN | state::TROUBLED;
-        if watch.state & state::ANSWERED == 0 {
+        if orphaned {
+            watch.cause = Cause::ListenerClosed as u8;
+        } else if watch.state & state::ANSWERED == 0 {
             watch.cause = Cause::HandshakeExpired as u8;
         }
     }
@@ -84,7 +91,7 @@ fn expired(request: Request) -> Option<()> {
         e.slot = slot;
         e.cause = Cause::HandshakeExpired as u8;
         e.detail = request.retransmits();
-        e.flags = if info.closed_ns != 0 { flag::LISTENER_CLOSED } else { 0 };
+        e.flags = if orphaned { flag::LISTENER_CLOSED } else { 0 };
     });
     Some(())
 }

@@ -14,7 +14,7 @@ use tracer_abi::abi::{EventKind, Phase, state};
 
 use super::listener;
 use crate::{
-    emit::{emit, slot_counters},
+    emit::{emit, now, slot_counters},
     kernel::{Request, Sock},
     watch,
 };
@@ -36,10 +36,11 @@ fn resent(listener: Sock, request: Request) -> Option<()> {
     let slot = listener::slot_of(listener.0)?;
     let tuple = request.tuple(listener::info(slot)?.netns);
     slot_counters(slot)?.synack_retransmitted += 1;
-    if let Some(known) = watch::find(&tuple)
-        && known.state & state::EARLIER != 0
-    {
-        return Some(());
+    if let Some(known) = watch::find(&tuple) {
+        known.last_ns = now();
+        if known.state & state::EARLIER != 0 {
+            return Some(());
+        }
     }
     emit(EventKind::SynAckRetransmitted, &tuple, |e| {
         e.isn = request.isn();

@@ -1,4 +1,5 @@
-//! What exists already: listeners and half-open requests of one namespace.
+//! What exists: before counting, the listeners and half-open requests of one namespace; at the end, the requests whose listener
+//! has closed. The kernel removes these when their timers run, and nothing tells whose they are before.
 //!
 //! `iter/tcp` shows a reader every TCP socket of its own namespace: listeners, then the established hash with its requests.
 //! Connections that wait for `accept()` need no entry: they are told by when they were established (`accept::is_earlier`).
@@ -8,7 +9,7 @@
 use aya_ebpf::cty::c_void;
 use tracer_abi::abi::{Phase, state};
 
-use super::listener;
+use super::{listener, reqsk_timer};
 use crate::{
     kernel::{INET, INET6, Request, Sock, tcp},
     watch,
@@ -45,10 +46,10 @@ fn found(sk: Sock) -> Option<()> {
             listener::open(sk, false)?;
         }
         tcp::NEW_SYN_RECV => {
-            if watch::phase()? != Phase::Earlier {
-                return None;
-            }
             let request = Request(sk.0);
+            if watch::phase()? == Phase::Counting {
+                return orphan(request);
+            }
             let slot = listener::slot_of(request.listener())?;
             let tuple = request.tuple(listener::info(slot)?.netns);
             if let Some(known) = watch::note(&tuple, request.isn(), true, slot).watch {
@@ -58,4 +59,14 @@ fn found(sk: Sock) -> Option<()> {
         _ => {}
     }
     Some(())
+}
+
+/// A request that is still there when counting ends.
+#[inline(always)]
+fn orphan(request: Request) -> Option<()> {
+    let slot = listener::slot_of(request.listener())?;
+    if listener::info(slot)?.closed_ns == 0 {
+        return None;
+    }
+    reqsk_timer::expired(request)
 }

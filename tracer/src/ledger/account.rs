@@ -101,11 +101,11 @@ pub struct Account {
     pub dead_on_arrival: u64,
     /// Packets.
     pub packets: Packets,
-    /// Of the lost, the ones of which the tracer knows that they were lost but not whose they were: they have no decision.
-    /// The decisions of a whole run are `lost.total() - unlisted + late.total()`.
+    /// Of the lost, the ones of which the tracer knows that they were lost but not whose they were: they have no
+    /// decision. The decisions of a whole run are `lost.total() - unlisted + late.total()`.
     pub unlisted: u64,
-    /// By how much the attempts that the events tell of exceeded those that the kernel side counted. They were taken off
-    /// `pending` first, then added to `attempts`. Other than 0 at the end, the account is not exact.
+    /// By how much the attempts that the events tell of exceeded those that the kernel side counted. They were taken
+    /// off `pending` first, then added to `attempts`. Other than 0 at the end, the account is not exact.
     pub inconsistent: u64,
 }
 

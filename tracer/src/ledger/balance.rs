@@ -105,8 +105,8 @@ struct Draft<'a> {
     healthy: i64,
 }
 
-/// Of a SO_REUSEPORT group, the kernel side counts a queued SYN for one member, because it cannot tell which one took it, and
-/// the end of the request for the right one. So what is missing at the one is too much at the other.
+/// Of a SO_REUSEPORT group, the kernel side counts a queued SYN for one member, because it cannot tell which one took
+/// it, and the end of the request for the right one. So what is missing at the one is too much at the other.
 fn settle_requests(drafts: &mut BTreeMap<u32, Draft<'_>>) {
     let mut spare: BTreeMap<u32, i64> = BTreeMap::new();
     for draft in drafts.values().filter(|draft| draft.totals.group != 0) {
@@ -182,7 +182,8 @@ struct Sum {
     attempts: u64,
 }
 
-/// Moves attempts to where they went on: where entries say so, and within groups, as far as an attempt is missing there.
+/// Moves attempts to where they went on: where entries say so, and within groups, as far as an attempt is missing
+/// there.
 fn settle_attempts(sums: &mut BTreeMap<u32, Sum>, moves: &Moves) {
     for ((from, to), times) in moves {
         transfer(sums, *from, *to, *times);

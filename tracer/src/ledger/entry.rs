@@ -87,11 +87,12 @@ const _: () = assert!(size_of::<(Tuple, Entry)>() == 96);
 pub(super) enum Verdict {
     /// Accepted; `late` if it was dropped before.
     Accepted { late: bool },
-    /// In the accept queue of an open listener.
+    /// In the accept queue, when last heard of.
     Queued,
     /// It was in the accept queue of a listener that closed.
     QueueGone,
-    /// Half-open and never dropped, when last heard of: the kernel side does not watch it, and tells no more if it goes well.
+    /// Half-open and never dropped, when last heard of: the kernel side does not watch it, and tells no more if it goes
+    /// well.
     HalfOpen,
     /// Answered with a cookie, never dropped, and the cookie is still good.
     Cookie,
@@ -151,8 +152,8 @@ impl Entry {
 
     /// Whether `event`, which carries this attempt's tuple, is about this attempt and not about another one.
     ///
-    /// A SYN, a request and a cookie's ACK tell the initial sequence number. Other ACKs and RSTs tell it only if the client has
-    /// sent no data before them; there, what the kernel side knew of the tuple decides.
+    /// A SYN, a request and a cookie's ACK tell the initial sequence number. Other ACKs and RSTs tell it only if the
+    /// client has sent no data before them; there, what the kernel side knew of the tuple decides.
     pub(super) fn is_meant_by(&self, event: &Event, kind: EventKind) -> bool {
         let unknown = self.isn == 0 || event.isn == 0;
         if !unknown && self.isn == event.isn {
@@ -168,19 +169,24 @@ impl Entry {
         match kind {
             // The kernel side has remembered the attempt, and nothing that it forgets it for has happened.
             EventKind::CookieInvalid | EventKind::ClientReset => old || !self.is_final(),
-            // In the accept queue, the sequence number is not known any more.
+            // A child does not know its number, and this attempt would have been told of when it was queued.
             EventKind::ChildClosed => match self.phase {
-                Phase::Gone => false,
+                Phase::Queued | Phase::QueueGone => true,
                 Phase::Accepted => old,
-                _ => true,
+                Phase::Gone | Phase::Cookie | Phase::HalfOpen => false,
             },
             EventKind::CompletedBy => true,
-            EventKind::Accepted => unknown || self.phase == Phase::Queued,
+            EventKind::Accepted => unknown,
             _ if unknown => old || !self.is_final(),
             EventKind::SynAckRetransmitted | EventKind::RequestExpired | EventKind::RequestReset => troubled_request,
             EventKind::AckDropped | EventKind::ChildQueued if !cookie => troubled_request,
             _ => false,
         }
+    }
+
+    /// Whether it is this attempt that a `connect()` failed with.
+    pub(super) fn failed_in(&self, event: &Event) -> bool {
+        if self.isn == 0 || event.isn == 0 { !self.is_final() } else { self.isn == event.isn }
     }
 
     /// Takes note of an event about this attempt. `listener_closed`: its listener had closed when it happened.
@@ -310,6 +316,7 @@ impl Entry {
     pub(super) fn reconcile(&mut self, watch: &Watch, fresh: bool) {
         let has = |bit: u16| watch.state & bit != 0;
         self.first_ns = self.first_ns.min(watch.first_ns);
+        self.last_ns = self.last_ns.max(watch.last_ns);
         if self.only_at_client() {
             self.marks &= !mark::TROUBLED;
             (self.cause, self.stage) = (Cause::Unattributed, Stage::None);
@@ -326,7 +333,8 @@ impl Entry {
         } else if has(state::QUEUED) {
             self.queue();
         } else if !self.has_left_the_handshake() {
-            let refused = matches!(cause, Some(Cause::SyncookieInvalid | Cause::ClientReset)) && cause != Some(self.cause);
+            let refused =
+                matches!(cause, Some(Cause::SyncookieInvalid | Cause::ClientReset)) && cause != Some(self.cause);
             let waits = has(state::COOKIE) && !answered && !refused;
             self.phase = match self.phase {
                 _ if has(state::HALF_OPEN) => Phase::HalfOpen,
@@ -375,7 +383,7 @@ impl Entry {
         match self.phase {
             Phase::Accepted => Verdict::Accepted { late: troubled },
             Phase::QueueGone => Verdict::QueueGone,
-            Phase::Queued if closed_ns.is_some() => Verdict::QueueGone,
+            // If its listener has closed and no event said what became of it, the counters tell how many there are.
             Phase::Queued => Verdict::Queued,
             Phase::HalfOpen if !troubled => Verdict::HalfOpen,
             Phase::HalfOpen if closed_ns.is_some() => lost(Cause::ListenerClosed, Stage::None, true),
@@ -431,8 +439,8 @@ impl Entry {
         Some(decision)
     }
 
-    /// Whether it is lost for good, so that its line need not wait: it went with its listener's accept queue, or the client
-    /// was told that nobody listens.
+    /// Whether it is lost for good, so that its line need not wait: it went with its listener's accept queue, or the
+    /// client was told that nobody listens.
     pub(super) fn is_lost_for_good(&self) -> bool {
         self.phase == Phase::QueueGone
             || self.phase == Phase::Gone && self.has(mark::TROUBLED) && self.cause == Cause::NoListener

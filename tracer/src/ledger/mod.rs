@@ -1,4 +1,5 @@
-//! The ledger: what became of every connection attempt. Pure: time arrives in events, and nothing is read or printed here.
+//! The ledger: what became of every connection attempt. Pure: time arrives in events, and nothing is read or printed
+//! here.
 //!
 //! ```text
 //! SlotTotals (exact, healthy and troubled alike) ---------+
@@ -6,9 +7,9 @@
 //!                                                 +----> Decision, once per lost or late attempt
 //! ```
 //!
-//! The kernel side counts attempts, requests, queued and accepted connections exactly, and tells of trouble in events. So the
-//! ledger keeps an [`Entry`](entry::Entry) for a troubled attempt only, and takes the healthy ones as what the counters have
-//! beyond the entries. What no entry explains is `unattributed`.
+//! The kernel side counts attempts, requests, queued and accepted connections exactly, and tells of trouble in events.
+//! So the ledger keeps an [`Entry`](entry::Entry) for a troubled attempt only, and takes the healthy ones as what the
+//! counters have beyond the entries. What no entry explains is `unattributed`.
 
 mod account;
 mod balance;
@@ -36,8 +37,8 @@ const EADDRNOTAVAIL: u32 = 99;
 /// `errno` of a `connect()` that timed out.
 const ETIMEDOUT: u32 = 110;
 
-/// How long an attempt may be silent before [`Ledger::tick`] closes it, nanoseconds: longer than the longest pause between two
-/// retransmissions (`TCP_RTO_MAX`, 120 s).
+/// How long an attempt may be silent before [`Ledger::tick`] closes it, nanoseconds: longer than the longest pause
+/// between two retransmissions (`TCP_RTO_MAX`, 120 s).
 pub const IDLE_NS: u64 = 130_000_000_000;
 
 /// Attempts that [`Ledger::tick`] looks at, at least, and how many calls make a round of all of them.
@@ -52,7 +53,8 @@ const EVICT_VISITS: usize = 64;
 pub struct Ledger {
     /// The latest attempt of each tuple.
     entries: IndexMap<Tuple, Entry>,
-    /// Earlier attempts of a tuple that still wait in an accept queue: the client reset them, and `accept()` will return them.
+    /// Earlier attempts of a tuple that still wait in an accept queue: the client reset them, and `accept()` will
+    /// return them.
     waiting: BTreeMap<(Tuple, u32), Entry>,
     /// Attempts of which nothing more will be heard.
     settled: BTreeMap<u32, Tally>,
@@ -69,8 +71,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// A ledger that keeps at most `capacity` attempts at a time, about 130 bytes each. Verdicts on attempts beyond that are
-    /// `unattributed`.
+    /// A ledger that keeps at most `capacity` attempts at a time, about 130 bytes each. Verdicts on attempts beyond
+    /// that are `unattributed`.
     #[must_use]
     pub fn new(capacity: usize) -> Ledger {
         Ledger {
@@ -114,9 +116,10 @@ impl Ledger {
 
     /// Takes note of an event, and hands out what it decides.
     ///
-    /// Late connections are decided when they are accepted. Lost ones are decided here only if nothing can bring them back: a
-    /// connect without a free port, a refused SYN, a connection that went with its listener's accept queue, and an attempt
-    /// whose tuple begins another one. The others are decided by [`tick`](Ledger::tick) and [`finish`](Ledger::finish).
+    /// Late connections are decided when they are accepted. Lost ones are decided here only if nothing can bring them
+    /// back: a connect without a free port, a refused SYN, a connection that went with its listener's accept queue, and
+    /// an attempt whose tuple begins another one. The others are decided by [`tick`](Ledger::tick) and
+    /// [`finish`](Ledger::finish).
     pub fn apply(&mut self, event: &Event, decide: &mut dyn FnMut(Decision)) {
         self.latest_ns = self.latest_ns.max(event.time_ns);
         let Some(kind) = EventKind::from_u8(event.kind) else {
@@ -141,15 +144,29 @@ impl Ledger {
             || self.closed.get(&event.slot).is_some_and(|closed_ns| *closed_ns <= event.time_ns);
         let at = At { time_ns: event.time_ns, pid: 0, comm: [0; _] };
         let mut fresh = false;
+        let is_waiting = |ledger: &Ledger| event.isn != 0 && ledger.waiting.contains_key(&(event.tuple, event.isn));
         let entry = match self.entries.get_index_of(&event.tuple) {
-            Some(index) if self.entries[index].is_meant_by(event, kind) => &mut self.entries[index],
-            Some(_) if let Some(key) = self.waiting_key(event) => {
+            Some(index) if !is_waiting(self) && self.entries[index].is_meant_by(event, kind) => {
+                &mut self.entries[index]
+            }
+            _ if let Some(key) = self.waiting_key(event) => {
                 self.waiting_attempt(key, event, kind, decide);
                 return;
             }
+            _ if kind == EventKind::ChildClosed => {
+                // A healthy one: nothing was known of it, and nothing more will be.
+                if !self.forgotten.has(&event.tuple, event.isn) {
+                    self.unheard_of(event.isn, event.slot);
+                    let mut entry = Entry::new(event.isn, event.slot, event.time_ns);
+                    entry.phase = Phase::QueueGone;
+                    self.settle(&event.tuple, entry, at, decide);
+                }
+                return;
+            }
             // About an attempt before this one, and too late to tell of it.
-            Some(index) if matches!(kind, EventKind::Accepted | EventKind::CompletedBy)
-                || event.time_ns < self.entries[index].first_ns =>
+            Some(index)
+                if matches!(kind, EventKind::Accepted | EventKind::CompletedBy)
+                    || event.time_ns < self.entries[index].first_ns =>
             {
                 return;
             }
@@ -170,9 +187,7 @@ impl Ledger {
                 }
                 fresh = true;
                 if event.flags & flag::NEW_ATTEMPT == 0 {
-                    // Its beginning went well, or was told in an event that was lost: then perhaps where nobody listened. This
-                    // counts only if an attempt is missing here and one is left over there.
-                    *self.moves.entry((NO_LISTENER, event.slot)).or_default() += 1;
+                    self.unheard_of(event.isn, event.slot);
                 }
                 self.entries.entry(event.tuple).or_insert(Entry::new(event.isn, event.slot, event.time_ns))
             }
@@ -247,7 +262,7 @@ impl Ledger {
             return;
         }
         match self.entries.get_index_of(&event.tuple) {
-            Some(index) if event.isn == 0 || [0, event.isn].contains(&self.entries[index].isn) => {
+            Some(index) if self.entries[index].failed_in(event) => {
                 let entry = &mut self.entries[index];
                 if entry.has(mark::AT_SERVER) && !entry.has(mark::AT_CLIENT) {
                     entry.marks |= mark::AT_CLIENT;
@@ -299,7 +314,7 @@ impl Ledger {
                     // Its line falls due at the end, with the others.
                     self.waiting.insert((*tuple, older.isn), older);
                 }
-                *self.moves.entry((NO_LISTENER, watch.slot)).or_default() += 1;
+                self.unheard_of(watch.isn, watch.slot);
                 let mut entry = Entry::new(watch.isn, watch.slot, watch.first_ns);
                 entry.reconcile(watch, true);
                 self.entries.insert(*tuple, entry);
@@ -317,8 +332,8 @@ impl Ledger {
 
     /// Closes attempts that have been silent for [`IDLE_NS`]: decides the lost ones, and forgets what is over.
     ///
-    /// Bounded work: a call looks at a sixteenth of the attempts (at least 1024). What waits in an accept queue is kept for as
-    /// long as it waits. `now_ns` is of `CLOCK_MONOTONIC`.
+    /// Bounded work: a call looks at a sixteenth of the attempts (at least 1024). What waits in an accept queue is kept
+    /// for as long as it waits. `now_ns` is of `CLOCK_MONOTONIC`.
     pub fn tick(&mut self, now_ns: u64, decide: &mut dyn FnMut(Decision)) {
         self.latest_ns = self.latest_ns.max(now_ns);
         let visits = (self.entries.len() / TICK_ROUND).max(TICK_VISITS).min(self.entries.len());
@@ -336,8 +351,8 @@ impl Ledger {
 
     /// The accounts of all slots now, by slot: those given, and those that events told of.
     ///
-    /// Every account balances. The kernel side's counters and the events are read one after the other, so while connections
-    /// are made, the difference shows as `unattributed` or `inconsistent` for a moment.
+    /// Every account balances. The kernel side's counters and the events are read one after the other, so while
+    /// connections are made, the difference shows as `unattributed` or `inconsistent` for a moment.
     #[must_use]
     pub fn snapshot(&self, slots: &[(u32, SlotTotals)]) -> Vec<(u32, Account)> {
         let mut closed = self.closed.clone();
@@ -394,13 +409,21 @@ impl Ledger {
         }
     }
 
+    /// Of an attempt, the beginning was not told: it went well, or its event was lost, and then it was perhaps counted
+    /// where nobody listened. The latter is assumed only if an attempt is missing here and one is left over there.
+    fn unheard_of(&mut self, isn: u32, slot: u32) {
+        if isn != 0 {
+            *self.moves.entry((NO_LISTENER, slot)).or_default() += 1;
+        }
+    }
+
     /// Takes an attempt of which nothing more will be heard into the sums.
     fn settle(&mut self, tuple: &Tuple, mut entry: Entry, at: At, decide: &mut dyn FnMut(Decision)) {
         let closed_ns = self.closed.get(&entry.slot).copied();
         // A cookie that was not used by now will not be.
         let verdict = entry.verdict(closed_ns, u64::MAX);
         self.settled.entry(entry.slot).or_default().add_final(&entry, verdict);
-        if matches!(verdict, Verdict::Lost(_) | Verdict::QueueGone) {
+        if entry.isn != 0 && matches!(verdict, Verdict::Lost(_) | Verdict::QueueGone) {
             // The kernel side can still have it in its map.
             self.forgotten.insert(tuple, entry.isn, self.capacity);
         }

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tracer_abi::abi::{CAUSES, SlotCounters, WAIT_BUCKETS, wait_bucket_floor_us};
 
-/// [`SlotCounters`] of one slot, summed over the CPUs: fields by sum (wrapping), maxima by maximum, the histogram bucket by bucket.
+/// [`SlotCounters`] of one slot, summed over the CPUs: fields by sum (wrapping), maxima by maximum, the histogram
+/// bucket by bucket.
 ///
 /// `closed`, `group` and `port_exhausted` are not in [`SlotCounters`]: whoever adds the CPUs sets them.
 /// The default is a slot in which nothing has happened. Serializes for recordings.
@@ -46,7 +47,8 @@ pub struct SlotTotals {
     pub children_reset: u64,
     /// Connections in the accept queue that went with their listener.
     pub children_dropped: u64,
-    /// Attempts and requests counted at another member of the group first. Wrapping: a negative number for the other member.
+    /// Attempts and requests counted at another member of the group first. Wrapping: a negative number for the other
+    /// member.
     pub moved: u64,
     /// SYNs dropped, by cause.
     pub syn_dropped: [u64; CAUSES],
@@ -62,8 +64,8 @@ pub struct SlotTotals {
     pub wait: Vec<u64>,
     /// Whether the listener has closed (`ListenerInfo::closed_ns`).
     pub closed: bool,
-    /// Of members of a SO_REUSEPORT group the same number, other than 0: the lowest of their slots, for instance. 0 for a
-    /// listener that is alone.
+    /// Of members of a SO_REUSEPORT group the same number, other than 0: the lowest of their slots, for instance. 0 for
+    /// a listener that is alone.
     pub group: u32,
     /// Of slot `NO_LISTENER` only: local connects that found no free port (`Global::PortExhausted`).
     pub port_exhausted: u64,
@@ -72,8 +74,8 @@ pub struct SlotTotals {
 impl SlotTotals {
     /// Adds what one CPU counted.
     ///
-    /// What belongs to a SO_REUSEPORT group is moved to its member on the CPU that learns it, so that one CPU's number can be
-    /// below 0 (wrapped); only the sum over all CPUs means something.
+    /// What belongs to a SO_REUSEPORT group is moved to its member on the CPU that learns it, so that one CPU's number
+    /// can be below 0 (wrapped); only the sum over all CPUs means something.
     pub fn add_cpu(&mut self, cpu: &SlotCounters) {
         let sums = [
             (&mut self.syn, cpu.syn),
@@ -96,8 +98,8 @@ impl SlotTotals {
             (&mut self.children_dropped, cpu.children_dropped),
             (&mut self.moved, cpu.moved),
         ];
-        // What is moved from one member of a group to another is added on whatever CPU moves it, so that one CPU alone can have
-        // less than nothing.
+        // What is moved from one member of a group to another is added on whatever CPU moves it, so that one CPU alone
+        // can have less than nothing.
         for (sum, n) in sums {
             *sum = sum.wrapping_add(n);
         }
@@ -118,8 +120,8 @@ impl SlotTotals {
 
     /// The wait in the accept queue that `percent` of the accepted connections did not exceed, in microseconds.
     ///
-    /// The upper end of the histogram's bucket, so at most 25 % too high, and never above the longest wait seen. `None` if
-    /// nothing was accepted.
+    /// The upper end of the histogram's bucket, so at most 25 % too high, and never above the longest wait seen. `None`
+    /// if nothing was accepted.
     #[must_use]
     pub fn percentile(&self, percent: f64) -> Option<u64> {
         let total: u64 = self.wait.iter().sum();

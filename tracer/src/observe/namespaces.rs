@@ -92,7 +92,7 @@ pub fn at_path(path: &Path) -> Result<Namespace> {
     }
 }
 
-/// All network namespaces that a process lives in or that are bound to a path that this process can see, by inode.
+/// All network namespaces that a thread lives in or that are bound to a path that this process can see, by inode.
 /// `proc` is `/proc`. What may not be read or has just gone is passed over.
 ///
 /// # Errors
@@ -102,10 +102,15 @@ pub fn all(proc: &Path) -> Result<Vec<Namespace>> {
     for namespace in mounted(proc)? {
         found.entry(namespace.inode).or_insert(namespace);
     }
+    // A thread can be in another namespace than its process: that is how a program serves several.
     for pid in owners::pids(proc) {
-        let path = proc.join(format!("{pid}/ns/net"));
-        if let Ok(inode) = link(&path) {
-            found.entry(inode).or_insert(Namespace { inode, name: None, path });
+        let threads = owners::pids(&proc.join(format!("{pid}/task"))).into_iter().filter(|tid| *tid != pid);
+        let paths = threads.map(|tid| format!("{pid}/task/{tid}/ns/net"));
+        for path in std::iter::once(format!("{pid}/ns/net")).chain(paths) {
+            let path = proc.join(path);
+            if let Ok(inode) = link(&path) {
+                found.entry(inode).or_insert(Namespace { inode, name: None, path });
+            }
         }
     }
     let own = current(proc)?;
@@ -225,6 +230,8 @@ short line
         process("1", "net:[4026531840]");
         process("7", "net:[4026531840]");
         process("8", "net:[4026532299]");
+        process("8/task/8", "net:[4026532299]");
+        process("8/task/12", "net:[4026532300]");
         process("9", "net:[4026532210]");
         process("thread-self", "net:[4026531840]");
         fs::create_dir(proc.path().join("10")).expect("a process that has just gone");
@@ -240,6 +247,7 @@ short line
             (4026532210, Some("blue".to_owned()), PathBuf::from("/run/netns/blue")),
             (4026532211, Some("with blank".to_owned()), PathBuf::from("/run/netns/with blank")),
             (4026532299, None, PathBuf::from("8/ns/net")),
+            (4026532300, None, PathBuf::from("8/task/12/ns/net")),
         ];
         assert_eq!(found, expected);
     }

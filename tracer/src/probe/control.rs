@@ -81,7 +81,7 @@ impl Probe {
         result
     }
 
-    fn run(&mut self, cpu: usize, op: ControlOp, argument: u64) -> Result<(), ProbeError> {
+    pub(super) fn run(&mut self, cpu: usize, op: ControlOp, argument: u64) -> Result<(), ProbeError> {
         let mut options = RawTracePointRunOptions::new();
         options.args[0] = op as u64;
         options.args[1] = argument;

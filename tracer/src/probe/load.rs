@@ -17,6 +17,9 @@ use crate::kernel::{Host, Layout};
 /// The kernel side, built by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/ebpf/tracer.bpf.o"));
 
+/// Entries of the map `WATCH`; see `tracer-ebpf/src/maps.rs`.
+pub(super) const WATCH_ENTRIES: u32 = 131_072;
+
 /// How large the maps are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -98,6 +101,7 @@ impl Probe {
             .btf(Some(&btf))
             .override_global("CONFIG", config.as_bytes(), true)
             .override_global(aya_log::LEVEL, &(settings.log as u8), false)
+            .map_max_entries("WATCH", WATCH_ENTRIES)
             .map_max_entries("RING", settings.bounds.ring_bytes)
             .map_max_entries("SLOTS", settings.bounds.slots)
             .map_max_entries("COUNTERS", settings.bounds.slots)
@@ -339,7 +343,7 @@ mod tests {
             let b = Bounds::for_cpus(cpus);
             let per_cpu = size_of::<tracer_abi::abi::SlotCounters>() * b.slots as usize
                 + size_of::<tracer_abi::abi::NetCounters>() * b.namespaces as usize;
-            let watch = 131_072 * 112;
+            let watch = WATCH_ENTRIES as usize * 120;
             let connecting = 65_536 * 120;
             let total = b.ring_bytes as usize + per_cpu * cpus as usize + watch + connecting;
             assert!(total < 64 << 20, "{cpus} CPUs: {} MiB", total >> 20);

@@ -4,9 +4,12 @@ use aya::{
     Pod,
     maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
 };
-use tracer_abi::abi::{COUNTERS, Global, ListenerInfo, NetCounters, Process, SlotCounters, Tuple, Watch};
+use tracer_abi::abi::{COUNTERS, ControlOp, Global, ListenerInfo, NetCounters, Process, SlotCounters, Tuple, Watch};
 
-use super::{Probe, ProbeError, load::map};
+use super::{
+    Probe, ProbeError,
+    load::{WATCH_ENTRIES, map},
+};
 
 /// The orphan rule keeps aya's marker trait from the shared types; these wrappers carry it.
 macro_rules! pod {
@@ -114,6 +117,30 @@ impl Probe {
         tallies.processes.sort_by_key(|(pid, p)| (std::cmp::Reverse(p.connects), *pid));
         tallies.namespaces.sort_by_key(|n| n.netns);
         Ok(tallies)
+    }
+
+    /// Makes room in the kernel side's memory of troubled attempts, if more than a quarter of it is taken: attempts of which
+    /// nothing was heard since `before_ns` (`CLOCK_MONOTONIC`) are forgotten. Gives how many were looked at.
+    ///
+    /// # Errors
+    /// If a map cannot be read or the control program cannot be run.
+    pub fn forget_silent(&mut self, before_ns: u64) -> Result<usize, ProbeError> {
+        let watched: Array<_, u64> = map(&mut self.ebpf, "WATCHED")?;
+        if watched.get(&0, 0).map_err(failed("WATCHED"))? < u64::from(WATCH_ENTRIES) / 4 {
+            return Ok(0);
+        }
+        let silent: Vec<Tuple> = self
+            .watched()?
+            .into_iter()
+            .filter(|(_, watch)| watch.last_ns < before_ns)
+            .map(|(tuple, _)| tuple)
+            .collect();
+        for tuple in &silent {
+            let mut slot: Array<_, PodTuple> = map(&mut self.ebpf, "FORGET")?;
+            slot.set(0, PodTuple(*tuple), 0).map_err(failed("FORGET"))?;
+            self.run(self.cpus[0], ControlOp::Forget, before_ns)?;
+        }
+        Ok(silent.len())
     }
 
     /// Troubled attempts, and earlier connections, as the kernel side knows them.

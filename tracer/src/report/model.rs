@@ -283,7 +283,7 @@ impl Check {
             missed.unwatched,
             "troubled attempt found no room to be remembered",
             "troubled attempts found no room to be remembered",
-            "what became of them was not followed",
+            "a SYN that they repeat counts as another attempt",
         );
         note(missed.listeners, "listener found no room", "listeners found no room", "their attempts are not counted");
         note(

@@ -142,6 +142,7 @@ pub(super) struct WatchFacts {
     port: u16,
     netns: u32,
     first_ns: u64,
+    last_ns: u64,
     isn: u32,
     slot: u32,
     state: u16,
@@ -157,6 +158,7 @@ impl From<&(Tuple, Watch)> for WatchFacts {
             port: tuple.port,
             netns: tuple.netns,
             first_ns: watch.first_ns,
+            last_ns: watch.last_ns,
             isn: watch.isn,
             slot: watch.slot,
             state: watch.state,
@@ -176,6 +178,7 @@ impl WatchFacts {
         };
         let watch = Watch {
             first_ns: self.first_ns,
+            last_ns: self.last_ns,
             isn: self.isn,
             slot: self.slot,
             state: self.state,

@@ -15,7 +15,7 @@ use super::facts::{CommandFacts, CounterFacts, Ending, Facts, ListenerFacts, Mar
 use crate::{
     cli::{Hooks, NetnsSelector, Plan},
     kernel::{Host, Layout},
-    ledger::SlotTotals,
+    ledger::{IDLE_NS, SlotTotals},
     observe::{Namespace, Owner, in_namespace, namespaces, owners, sysctl},
     probe::{Bounds, Flavour, Probe, ProbeError, Settings, Tallies},
     stream::Ring,
@@ -23,6 +23,9 @@ use crate::{
 use tracer_abi::abi::{Global, NO_LISTENER};
 
 const PROC: &str = "/proc";
+
+/// How often it is looked whether the kernel side's memory fills up.
+const ROOM_EVERY_NS: u64 = 10_000_000_000;
 
 /// Programs that count, and what is known of the host they count on.
 pub(super) struct Session {
@@ -40,6 +43,7 @@ pub(super) struct Session {
     start: Timestamp,
     start_ns: u64,
     ports: Option<Vec<(u16, u16)>>,
+    next_room_ns: u64,
 }
 
 impl Session {
@@ -76,18 +80,17 @@ impl Session {
         // From here every connection under way is remembered as an earlier one; then what exists is taken stock of; then
         // counting begins. In this order nothing falls between.
         probe.remember()?;
-        let mut doubts = Vec::new();
+        let mut unseen = Vec::new();
         for namespace in &chosen {
             let snapshot = probe.snapshot()?;
-            let walked = in_namespace(namespace, move || Ok(snapshot.read(namespace.inode)?));
-            match walked {
+            match in_namespace(namespace, move || Ok(snapshot.read(namespace.inode)?)) {
                 Ok(()) => {}
-                // It may have ended since it was listed.
                 Err(e) if only.is_some() => return Err(e),
-                Err(e) => doubts.push(format!("listeners of {namespace} that existed before were not seen: {e:#}")),
+                Err(e) => unseen.push((namespace, e)),
             }
         }
         probe.count()?;
+        let doubts = doubts(unseen);
         if log::max_level() >= log::LevelFilter::Debug {
             probe.relay_log()?;
         }
@@ -109,6 +112,7 @@ impl Session {
             start_ns,
             ports: (!plan.ports.is_every())
                 .then(|| plan.ports.ranges().iter().map(|r| (*r.start(), *r.end())).collect()),
+            next_room_ns: start_ns + ROOM_EVERY_NS,
         };
         // Settings and owners are looked up now as well as at the end: a namespace or a process may not live that long.
         let tallies = session.probe.tallies()?;
@@ -139,9 +143,41 @@ impl Session {
 
     /// Ends counting. Events that are in the ring by now are all that there will be.
     pub(super) fn end(&mut self) -> Result<()> {
+        self.find_orphans()?;
         self.probe.end()?;
         if log::max_level() >= log::LevelFilter::Debug {
             self.probe.relay_log()?;
+        }
+        Ok(())
+    }
+
+    /// Has the kernel side forget attempts that are over, now and then.
+    pub(super) fn make_room(&mut self, now_ns: u64) -> Result<()> {
+        if now_ns < self.next_room_ns {
+            return Ok(());
+        }
+        self.next_room_ns = now_ns + ROOM_EVERY_NS;
+        self.probe.forget_silent(now_ns.saturating_sub(IDLE_NS))?;
+        Ok(())
+    }
+
+    /// Half-open requests of listeners that have closed are there until their timers run: whose they were is told now.
+    fn find_orphans(&mut self) -> Result<()> {
+        let tallies = self.probe.tallies()?;
+        let with_orphans = |(_, info): &&(u32, ListenerInfo)| info.closed_ns != 0 && info.half_open > 0;
+        let wanted: BTreeSet<u32> =
+            tallies.listeners.iter().filter(with_orphans).map(|(_, info)| info.netns).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        self.look_around(&tallies);
+        for netns in wanted {
+            // A namespace that has gone took its requests with it.
+            let Some(namespace) = self.namespaces.get(&netns) else { continue };
+            let snapshot = self.probe.snapshot()?;
+            if let Err(e) = in_namespace(namespace, move || Ok(snapshot.read(netns)?)) {
+                info!("half-open requests of closed listeners were not found: {e:#}");
+            }
         }
         Ok(())
     }
@@ -268,6 +304,20 @@ impl Session {
             );
         }
     }
+}
+
+/// What was missed in namespaces that could not be looked at. One that has ended since it was listed had nothing to miss.
+fn doubts(unseen: Vec<(&Namespace, anyhow::Error)>) -> Vec<String> {
+    if unseen.is_empty() {
+        return Vec::new();
+    }
+    let now = namespaces::all(Path::new(PROC)).unwrap_or_default();
+    let is_there = |ns: &Namespace| now.iter().any(|other| other.inode == ns.inode);
+    unseen
+        .into_iter()
+        .filter(|(namespace, _)| is_there(namespace))
+        .map(|(namespace, e)| format!("listeners of {namespace} that existed before were not seen: {e:#}"))
+        .collect()
 }
 
 /// Sums over CPUs.

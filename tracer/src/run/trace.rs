@@ -213,7 +213,9 @@ impl Run {
     fn tick(&mut self, sink: &mut Sink) -> Result<()> {
         let Run { session, story, .. } = self;
         let mut result = Ok(());
-        story.tick(monotonic_ns(), &mut |decision| {
+        let now_ns = monotonic_ns();
+        session.make_room(now_ns)?;
+        story.tick(now_ns, &mut |decision| {
             keep(&mut result, sink.decision(decision, session.start_ns(), |r| session.drop_reason(r)));
         });
         result

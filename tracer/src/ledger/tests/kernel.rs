@@ -1,11 +1,11 @@
-//! A model of the kernel side: every attempt with its true history, the counters, the watch map and the events that follow
-//! from it, and the outcome by the words of the contract.
+//! A model of the kernel side: every attempt with its true history, the counters, the watch map and the events that
+//! follow from it, and the outcome by the words of the contract.
 
 use std::collections::BTreeMap;
 
 use tracer_abi::abi::{Cause, Deltas, Event, EventKind, NO_LISTENER, Tuple, Watch, flag, state};
 
-use crate::ledger::{Account, SlotTotals};
+use crate::ledger::SlotTotals;
 
 pub(super) const SECOND: u64 = 1_000_000_000;
 
@@ -30,7 +30,7 @@ pub(super) enum Ack {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     New,
     Nowhere,
     HalfOpen,
@@ -43,36 +43,36 @@ enum Place {
 /// One connection attempt, and all that is true of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempt {
-    tuple: Tuple,
-    isn: u32,
+    pub(super) tuple: Tuple,
+    pub(super) isn: u32,
     /// Where its next SYN arrives.
     pub(super) slot: u32,
     /// Where it is counted.
-    home: u32,
-    place: Place,
-    dropped: bool,
-    decisive: Cause,
-    answered: bool,
+    pub(super) home: u32,
+    pub(super) place: Place,
+    pub(super) dropped: bool,
+    pub(super) decisive: Cause,
+    pub(super) answered: bool,
     /// The client has acknowledged a request, and that was dropped.
-    acknowledged_request: bool,
+    pub(super) acknowledged_request: bool,
     /// The client can still come back with a valid cookie.
-    holds_cookie: bool,
-    cookie_ns: u64,
-    dead: bool,
-    by: u8,
-    synacks: u32,
-    superseded: bool,
+    pub(super) holds_cookie: bool,
+    pub(super) cookie_ns: u64,
+    pub(super) dead: bool,
+    pub(super) by: u8,
+    pub(super) synacks: u32,
+    pub(super) superseded: bool,
     /// The client was told that nobody listens, or has reset the attempt: it sends no more.
-    over: bool,
+    pub(super) over: bool,
     /// When an event told that its tuple has begun another attempt.
-    ended_ns: Option<u64>,
+    pub(super) ended_ns: Option<u64>,
 }
 
 #[derive(Default)]
 pub(super) struct Kernel {
     pub(super) now_ns: u64,
     pub(super) slots: BTreeMap<u32, SlotTotals>,
-    closed_ns: BTreeMap<u32, u64>,
+    pub(super) closed_ns: BTreeMap<u32, u64>,
     pub(super) watch: BTreeMap<Tuple, Watch>,
     pub(super) attempts: Vec<Attempt>,
     /// Events that found room in the ring, not yet read.
@@ -164,7 +164,8 @@ impl Kernel {
         self.attempts.len() - 1
     }
 
-    /// The same client tries once more from the same port; `None` if its last try is still a live connection or request.
+    /// The same client tries once more from the same port; `None` if its last try is still a live connection or
+    /// request.
     pub(super) fn again(&mut self, i: usize) -> Option<usize> {
         let a = &mut self.attempts[i];
         let live = match a.place {
@@ -188,7 +189,8 @@ impl Kernel {
             return false;
         }
         self.ring.push(e);
-        // A child that is taken, or only reset, may be an earlier one of its tuple: such an event does not tell of a new one.
+        // A child that is taken, or only reset, may be an earlier one of its tuple: such an event does not tell of a
+        // new one.
         let tells = kind != EventKind::Accepted && (kind != EventKind::ChildClosed || e.flags != 0);
         for older in self.attempts[..i].iter_mut().filter(|older| tells && older.tuple == a.tuple) {
             older.ended_ns.get_or_insert(self.now_ns);
@@ -208,6 +210,7 @@ impl Kernel {
         if w.isn != a.isn {
             *w = Watch { first_ns: now, isn: a.isn, cause: 255, ..Watch::default() };
         }
+        w.last_ns = now;
         if a.home != NO_LISTENER {
             w.slot = a.slot;
         }
@@ -366,8 +369,7 @@ impl Kernel {
         a.synacks += 1;
         let (slot, times) = (a.slot, a.synacks);
         self.slot(slot).synack_retransmitted += 1;
-        self.emit(i, EventKind::SynAckRetransmitted, |e| e.detail = times)
-            || self.ring_full
+        self.emit(i, EventKind::SynAckRetransmitted, |e| e.detail = times) || self.ring_full
     }
 
     pub(super) fn expire(&mut self, i: usize) -> bool {
@@ -392,7 +394,7 @@ impl Kernel {
         let a = self.attempts[i];
         let kind = match a.place {
             Place::HalfOpen => EventKind::RequestReset,
-            Place::Cookie | Place::Nowhere if a.holds_cookie => EventKind::ClientReset,
+            Place::Cookie | Place::Nowhere if a.holds_cookie && !a.over => EventKind::ClientReset,
             Place::Queued if !a.dead => {
                 self.attempts[i].dead = true;
                 self.slot(a.slot).children_reset += 1;
@@ -488,59 +490,4 @@ impl Kernel {
         });
         true
     }
-
-    /// The accounts as they have to be, without packets.
-    pub(super) fn truth(&self) -> BTreeMap<u32, Account> {
-        let mut accounts: BTreeMap<u32, Account> = self.slots.keys().map(|slot| (*slot, Account::default())).collect();
-        for a in self.attempts.iter().filter(|a| a.place != Place::New) {
-            let account = accounts.entry(a.home).or_default();
-            account.attempts += 1;
-            let closed_ns = self.closed_ns.get(&a.home).copied();
-            let expires_ns = a.ended_ns.unwrap_or(u64::MAX).min(a.cookie_ns + 120 * SECOND);
-            let lost = match a.place {
-                Place::Accepted => {
-                    account.accepted += 1;
-                    account.dead_on_arrival += u64::from(a.dead);
-                    if a.dropped {
-                        account.late[a.decisive] += 1;
-                        match a.by {
-                            by if by & flag::FIN != 0 => account.completed_by.fin += 1,
-                            by if by & flag::DATA != 0 => account.completed_by.data += 1,
-                            _ => account.completed_by.ack += 1,
-                        }
-                    }
-                    None
-                }
-                Place::WentWithListener => Some((Cause::ListenerClosed, true)),
-                Place::HalfOpen if closed_ns.is_some() => Some((Cause::ListenerClosed, a.answered)),
-                Place::Cookie if closed_ns.is_some_and(|ns| ns < expires_ns) => Some((Cause::ListenerClosed, false)),
-                Place::Cookie if self.now_ns >= expires_ns => Some((Cause::HandshakeExpired, false)),
-                Place::HalfOpen | Place::Cookie if !a.dropped => None,
-                Place::Queued => None,
-                _ => Some((a.decisive, a.answered)),
-            };
-            match lost {
-                Some((cause, phantom)) => {
-                    account.lost[cause] += 1;
-                    account.phantom += u64::from(phantom);
-                }
-                None if a.place != Place::Accepted => account.pending += 1,
-                None => {}
-            }
-        }
-        if let Some(totals) = self.slots.get(&NO_LISTENER) {
-            let account = accounts.entry(NO_LISTENER).or_default();
-            account.attempts += totals.port_exhausted;
-            account.lost[Cause::PortExhaustion] += totals.port_exhausted;
-        }
-        accounts
-    }
-}
-
-/// What of an account the model has an opinion on.
-pub(super) fn essence(account: &Account) -> Account {
-    let mut essence = *account;
-    essence.packets = Default::default();
-    (essence.lost_with_reset, essence.lost_at_syn, essence.unlisted) = (0, 0, 0);
-    essence
 }

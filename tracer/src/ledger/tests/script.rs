@@ -2,11 +2,10 @@
 //!
 //! A step is a line or a part between semicolons; each takes a millisecond. Letters are clients.
 //! ```text
-//! a syn queue | cookie | drop CAUSE | refused | filtered REASON        a ack child [data] [fin] | drop CAUSE [reset] | invalid
-//! a synack (again)   a expire   a rst   a accept   a again (new attempt, same port)   a at SLOT   a timeout
-//! exhaust   close [SLOT]   wait SECONDS   lose | keep (events)
-//! ```
-//! After every step the account must balance; as long as no event was lost, it must be the true one.
+//! a syn queue | cookie | drop CAUSE | refused | filtered REASON a ack child [data] [fin] | drop CAUSE [reset] |
+//! invalid a synack (again) a expire a rst a accept a again (new attempt, same port) a at SLOT a timeout exhaust close
+//! [SLOT] wait SECONDS lose | keep (events) ``` After every step the account must balance; as long as no event was
+//! lost, it must be the true one.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,7 +13,8 @@ use std::fmt::Write;
 use expect_test::Expect;
 use tracer_abi::abi::{Cause, flag};
 
-use super::kernel::{Ack, Kernel, SECOND, Syn, essence};
+use super::kernel::{Ack, Kernel, SECOND, Syn};
+use super::truth::essence;
 use crate::ledger::{Account, ByCause, Decision, Ledger, Outcome};
 
 #[track_caller]
@@ -144,12 +144,16 @@ pub(super) fn line(out: &mut String, d: &Decision) {
     };
     let client = u8::try_from(d.tuple.client_port).map_or('?', char::from);
     write!(out, "{outcome} {} {}", if client == '\0' { '-' } else { client }, d.cause.id()).expect("to a string");
-    for (word, said) in [(d.stage.id().unwrap_or(""), d.stage.id().is_some()), ("reset", d.reset), ("phantom", d.phantom)] {
+    for (word, said) in
+        [(d.stage.id().unwrap_or(""), d.stage.id().is_some()), ("reset", d.reset), ("phantom", d.phantom)]
+    {
         if said {
             write!(out, " {word}").expect("to a string");
         }
     }
-    for (word, n) in [("syn", d.syn_retransmits), ("synack", d.synack_retransmits), ("reason", d.reason), ("pid", d.pid)] {
+    for (word, n) in
+        [("syn", d.syn_retransmits), ("synack", d.synack_retransmits), ("reason", d.reason), ("pid", d.pid)]
+    {
         if n > 0 {
             write!(out, " {word} {n}").expect("to a string");
         }
@@ -159,14 +163,22 @@ pub(super) fn line(out: &mut String, d: &Decision) {
 
 pub(super) fn print(out: &mut String, slot: u32, a: &Account) {
     let causes = |by: &ByCause| by.nonzero().map(|(cause, n)| format!(" {} {n}", cause.id())).collect::<String>();
-    writeln!(out, "slot {slot}: {} = {} accepted + {} pending + {} lost", a.attempts, a.accepted, a.pending, a.lost.total())
-        .expect("to a string");
+    writeln!(
+        out,
+        "slot {slot}: {} = {} accepted + {} pending + {} lost",
+        a.attempts,
+        a.accepted,
+        a.pending,
+        a.lost.total()
+    )
+    .expect("to a string");
     if a.lost.total() > 0 {
         writeln!(out, "  lost:{}", causes(&a.lost)).expect("to a string");
     }
     if a.late.total() > 0 {
         let by = a.completed_by;
-        writeln!(out, "  late:{}; ack {} data {} fin {}", causes(&a.late), by.ack, by.data, by.fin).expect("to a string");
+        writeln!(out, "  late:{}; ack {} data {} fin {}", causes(&a.late), by.ack, by.data, by.fin)
+            .expect("to a string");
     }
     for (word, n) in [
         ("at syn", a.lost_at_syn),

@@ -1,0 +1,378 @@
+//! `cargo xtask vm`: the scenarios on other kernels, in virtual machines.
+//!
+//! Each combination of kernel and flavour has a guest of its own: one of Debian's cloud kernels, a file system in memory
+//! with the static tracer and the static scenarios, and `guest-init` as the first process. A guest has no disk and no network
+//! card. Guests run one after the other, as each of them keeps two CPUs busy.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use guest_init::{
+    line::{Line, Verdict},
+    plan::{self, Plan},
+};
+
+use crate::host::Workspace;
+
+mod apt;
+mod build;
+mod cpio;
+mod initramfs;
+mod kernels;
+mod matrix;
+mod modules;
+mod qemu;
+mod record;
+mod table;
+
+use build::Programs;
+use kernels::{Cache, Image};
+use matrix::{Flavour, Kernel, Support};
+use modules::Modules;
+use qemu::{Accelerator, End, Guest};
+use record::{Cell, Record};
+use table::Column;
+
+/// What the scenarios and the tracer use of the kernel and may be a module.
+const MODULES: [&str; 4] = ["tun", "nf_tables", "inet_diag", "tcp_diag"];
+
+/// The longest that one test may take in an emulated guest.
+const TEST_LIMIT: Duration = Duration::from_secs(300);
+/// How much longer a guest may be silent: the boot, or the end of a test that was killed.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The longest that the tracer may take to refuse.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(60);
+
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    command: Option<Subcommand>,
+    /// A kernel to run on; may be given more than once [default: all of them]
+    #[arg(long, value_enum)]
+    kernel: Vec<Kernel>,
+    /// A flavour to force; may be given more than once [default: all that can be forced]
+    #[arg(long, value_enum)]
+    hooks: Vec<Flavour>,
+    /// Run only this scenario: a file of tests/tests, without `.rs`
+    #[arg(long, value_name = "NAME")]
+    scenario: Option<String>,
+    /// Keep the guests' file systems, consoles and recordings even when all goes well
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum Subcommand {
+    /// An interactive shell in a guest, with the tracer and the scenarios in it
+    Shell {
+        /// The kernel to boot
+        #[arg(long, value_enum, default_value = "newest")]
+        kernel: Kernel,
+    },
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let workspace = Workspace::locate()?;
+    qemu::prepare()?;
+    let directory = workspace.target.join("vm");
+    let host = Host { cache: Cache::locate()?, programs: build::build(options.scenario.as_deref())?, directory };
+    if let Some(Subcommand::Shell { kernel }) = options.command {
+        return host.shell(kernel);
+    }
+    let kernels = if options.kernel.is_empty() { Kernel::ALL.to_vec() } else { without_repetition(&options.kernel) };
+    let flavours = if options.hooks.is_empty() { Flavour::FORCED.to_vec() } else { without_repetition(&options.hooks) };
+    let begun = Instant::now();
+    let mut columns = Vec::new();
+    let mut accelerator = None;
+    for kernel in kernels {
+        columns.extend(host.run_kernel(kernel, &flavours, &mut accelerator, options.keep)?);
+    }
+    let text = format!("{}\n{}", table::render(&columns), table::notes(&columns));
+    println!("\n{text}");
+    let file = host.directory.join("table.md");
+    fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
+    conclude(&columns, begun.elapsed(), &host.directory)
+}
+
+fn without_repetition<T: Ord + Copy>(values: &[T]) -> Vec<T> {
+    let mut values = values.to_vec();
+    values.sort_unstable();
+    values.dedup();
+    values
+}
+
+fn conclude(columns: &[Column], took: Duration, directory: &Path) -> anyhow::Result<()> {
+    let cells = || columns.iter().flat_map(|it| it.cells.iter().map(|it| &it.1));
+    let bad = cells().filter(|cell| cell.is_bad()).count();
+    let passed = cells().filter(|cell| matches!(cell, Cell::Passed(_))).count();
+    ensure!(bad == 0, "{bad} scenarios in guests failed; their consoles are in {}", directory.display());
+    println!(
+        "{passed} scenarios in guests passed, {} absent as expected, in {} s",
+        cells().count() - passed,
+        took.as_secs()
+    );
+    Ok(())
+}
+
+/// What all guests have in common.
+struct Host {
+    cache: Cache,
+    programs: Programs,
+    directory: PathBuf,
+}
+
+/// A kernel with its part of the guests' file system.
+struct Prepared {
+    image: Image,
+    common: Vec<u8>,
+    modules: Vec<String>,
+}
+
+impl Host {
+    fn prepare(&self, kernel: Kernel) -> anyhow::Result<Prepared> {
+        let image = self.cache.obtain(kernel)?;
+        let modules = Modules::find(&image.modules())?.closure(&MODULES);
+        let modules = modules.with_context(|| format!("cannot prepare kernel {}", image.release))?;
+        let common = initramfs::common(&self.programs, &self.cache.busybox()?, &modules)?;
+        let modules = modules.iter().map(|it| initramfs::module_path(&it.name)).collect();
+        Ok(Prepared { image, common, modules })
+    }
+
+    fn shell(&self, kernel: Kernel) -> anyhow::Result<()> {
+        let prepared = self.prepare(kernel)?;
+        let accelerator = self.accelerator(&prepared)?;
+        let plan = Plan { shell: true, ..self.plan(&prepared) };
+        println!("{}: `exit` ends the guest, Ctrl-A X kills it; /scenarios has the tests", prepared.image.release);
+        let guest = Files::write(&self.directory.join("shell"), &prepared, &plan)?;
+        qemu::interact(&guest.guest(&prepared, Duration::MAX), accelerator)
+    }
+
+    fn accelerator(&self, prepared: &Prepared) -> anyhow::Result<Accelerator> {
+        let guest = Files::write(&self.directory.join("accelerator"), prepared, &self.plan(prepared))?;
+        let chosen = qemu::choose_accelerator(&guest.guest(prepared, Duration::from_secs(20)))?;
+        guest.remove()?;
+        Ok(chosen)
+    }
+
+    fn plan(&self, prepared: &Prepared) -> Plan {
+        let environment = [("PATH", "/bin"), ("HOME", "/"), ("TRACER_BIN", initramfs::TRACER)];
+        Plan {
+            modules: prepared.modules.clone(),
+            environment: environment.map(|(name, value)| (name.into(), value.into())).into(),
+            limit: TEST_LIMIT,
+            ..Plan::default()
+        }
+    }
+
+    fn run_kernel(
+        &self,
+        kernel: Kernel,
+        flavours: &[Flavour],
+        accelerator: &mut Option<Accelerator>,
+        keep: bool,
+    ) -> anyhow::Result<Vec<Column>> {
+        let prepared = self.prepare(kernel)?;
+        let accelerator = match *accelerator {
+            Some(chosen) => chosen,
+            None => *accelerator.insert(self.accelerator(&prepared)?),
+        };
+        println!("kernel {}: {} ({accelerator:?})", kernel.name(), prepared.image.release);
+        let mut columns = self.expect_refusals(kernel, flavours, &prepared, accelerator, keep)?;
+        for &flavour in flavours {
+            if matrix::support(kernel, flavour) == Support::Expected {
+                columns.push(self.run_scenarios(kernel, flavour, &prepared, accelerator, keep)?);
+            }
+        }
+        columns.sort_by_key(|column| column.flavour);
+        Ok(columns)
+    }
+
+    /// One guest for all absent flavours of a kernel: in each the tracer has to refuse, or the matrix is out of date.
+    fn expect_refusals(
+        &self,
+        kernel: Kernel,
+        flavours: &[Flavour],
+        prepared: &Prepared,
+        accelerator: Accelerator,
+        keep: bool,
+    ) -> anyhow::Result<Vec<Column>> {
+        let absent: Vec<_> = flavours
+            .iter()
+            .filter_map(|&flavour| match matrix::support(kernel, flavour) {
+                Support::Absent(reason) => Some((flavour, reason)),
+                Support::Expected => None,
+            })
+            .collect();
+        if absent.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut plan = Plan { limit: REFUSAL_LIMIT, ..self.plan(prepared) };
+        plan.probes.extend(absent.iter().map(|(flavour, _)| {
+            plan::Probe {
+                name: flavour.name().into(),
+                argv: [
+                    initramfs::TRACER,
+                    "--hooks",
+                    flavour.name(),
+                    "--port",
+                    "8000",
+                    "--duration",
+                    "1s",
+                    "--format",
+                    "json",
+                ]
+                .map(str::to_owned)
+                .into(),
+            }
+        }));
+        let name = format!("{}-absent", kernel.name());
+        let (record, end, files) = self.boot(&name, prepared, &plan, accelerator)?;
+        let column = |(flavour, reason): (Flavour, &str)| {
+            let verdict = refusal(&record, &end, flavour, reason);
+            Column { kernel, release: None, flavour, cells: self.all_scenarios(&verdict) }
+        };
+        let columns: Vec<_> = absent.into_iter().map(column).collect();
+        tidy(&files, &columns, keep)?;
+        Ok(columns)
+    }
+
+    fn all_scenarios(&self, cell: &Cell) -> Vec<(String, Cell)> {
+        self.programs.scenarios.iter().map(|it| (it.name.clone(), cell.clone())).collect()
+    }
+
+    fn run_scenarios(
+        &self,
+        kernel: Kernel,
+        flavour: Flavour,
+        prepared: &Prepared,
+        accelerator: Accelerator,
+        keep: bool,
+    ) -> anyhow::Result<Column> {
+        let mut plan = self.plan(prepared);
+        plan.environment.push(("TRACER_HOOKS".into(), flavour.name().into()));
+        let to_run = self.programs.scenarios.iter().filter(|it| matrix::exception(kernel, flavour, &it.name).is_none());
+        plan.scenarios.extend(
+            to_run.map(|it| plan::Scenario { name: it.name.clone(), path: initramfs::scenario_path(&it.name) }),
+        );
+        let name = format!("{}-{}", kernel.name(), flavour.name());
+        let (record, end, files) = self.boot(&name, prepared, &plan, accelerator)?;
+        let release = record.ready.as_ref().map(|it| it.0.clone());
+        if let Some(booted) = &release {
+            ensure!(*booted == prepared.image.release, "booted {booted} instead of {}", prepared.image.release);
+        }
+        let cell = |name: &str| match matrix::exception(kernel, flavour, name) {
+            Some(reason) => Cell::Absent(reason.into()),
+            None => record.cell(name, &end),
+        };
+        let cells = self.programs.scenarios.iter().map(|it| (it.name.clone(), cell(&it.name))).collect();
+        let column = Column { kernel, release, flavour, cells };
+        tidy(&files, std::slice::from_ref(&column), keep)?;
+        Ok(column)
+    }
+
+    fn boot(
+        &self,
+        name: &str,
+        prepared: &Prepared,
+        plan: &Plan,
+        accelerator: Accelerator,
+    ) -> anyhow::Result<(Record, End, Files)> {
+        let files = Files::write(&self.directory.join(name), prepared, plan)?;
+        let begun = Instant::now();
+        let mut record = Record::default();
+        let patience = plan.limit + SILENCE;
+        let end = qemu::run(&files.guest(prepared, patience), accelerator, &mut |line| {
+            announce(name, &line);
+            record.note(line);
+        })?;
+        println!("{name}: ended after {:.1} s: {}", begun.elapsed().as_secs_f64(), end_in_words(&record, &end));
+        Ok((record, end, files))
+    }
+}
+
+fn end_in_words(record: &Record, end: &End) -> String {
+    record.fault(end).unwrap_or_else(|| "complete".into())
+}
+
+/// What an absent flavour's probe says about all scenarios in it.
+fn refusal(record: &Record, end: &End, flavour: Flavour, reason: &str) -> Cell {
+    match record.probes.iter().find(|it| it.0 == flavour.name()) {
+        Some((_, Some(1 | 2), message)) => Cell::Absent(format!("{reason} ({message})")),
+        Some((_, Some(0), _)) => Cell::Unfinished(
+            "the tracer starts, though the matrix has the flavour as absent on this kernel: expect it there".into(),
+        ),
+        Some((_, code, message)) => {
+            let code = code.map_or_else(|| "no exit code".into(), |code| format!("exit code {code}"));
+            Cell::Unfinished(format!("the tracer did not refuse in an orderly way: {code}, {message}"))
+        }
+        None => Cell::Unfinished(format!("its refusal was never seen: {}", end_in_words(record, end))),
+    }
+}
+
+/// Progress: a line per test.
+fn announce(name: &str, line: &Line) {
+    match line {
+        Line::Ready { uptime_ms, .. } => println!("{name}: ready after {uptime_ms} ms"),
+        Line::Probed { name: flavour, code, message } => println!("{name}: {flavour}: exit code {code:?}: {message}"),
+        Line::Ended { scenario, test, verdict, took_ms } => {
+            let word = if *verdict == Verdict::Passed { "passed" } else { &verdict.word().to_uppercase() };
+            println!("{name}: {scenario}::{test} {word} ({took_ms} ms)");
+        }
+        Line::File { name: file, length, .. } => println!("{name}: received {file}, {length} bytes"),
+        Line::Trouble { message } => println!("{name}: {message}"),
+        Line::Listed { .. } | Line::Begun { .. } | Line::Done => {}
+    }
+}
+
+/// After a failure everything stays but the file system, which is large and can be made again.
+fn tidy(files: &Files, columns: &[Column], keep: bool) -> anyhow::Result<()> {
+    if keep {
+        return Ok(());
+    }
+    if columns.iter().flat_map(|it| &it.cells).any(|it| it.1.is_bad()) {
+        println!("kept: {}", files.directory.display());
+        return fs::remove_file(files.initramfs()).context("cannot remove a guest's file system");
+    }
+    files.remove()
+}
+
+/// The files of one guest.
+struct Files {
+    directory: PathBuf,
+}
+
+impl Files {
+    fn write(directory: &Path, prepared: &Prepared, plan: &Plan) -> anyhow::Result<Self> {
+        let files = Self { directory: directory.to_owned() };
+        if directory.exists() {
+            files.remove()?;
+        }
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let archive = [&prepared.common[..], &initramfs::with_plan(plan)?].concat();
+        let path = files.initramfs();
+        fs::write(&path, archive).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(files)
+    }
+
+    fn initramfs(&self) -> PathBuf {
+        self.directory.join("initramfs.cpio")
+    }
+
+    fn guest(&self, prepared: &Prepared, patience: Duration) -> Guest {
+        Guest {
+            kernel: prepared.image.kernel(),
+            initramfs: self.initramfs(),
+            directory: self.directory.clone(),
+            patience,
+        }
+    }
+
+    fn remove(&self) -> anyhow::Result<()> {
+        fs::remove_dir_all(&self.directory).with_context(|| format!("cannot remove {}", self.directory.display()))
+    }
+}
