@@ -58,18 +58,15 @@ pub fn laws(report: &Report) -> Vec<String> {
     for listener in &report.listeners {
         let name = format!("listener {}:{}", listener.address, listener.port);
         ledger(&name, &listener.ledger, &mut broken);
-        for (queue, what) in
-            [(&listener.accept_queue, "accept"), (&listener.half_open_queue, "half-open")]
-        {
+        for (queue, what) in [(&listener.accept_queue, "accept"), (&listener.half_open_queue, "half-open")] {
             broken.expect(queue.now <= queue.max, || {
                 format!("{name}: {what} queue holds {} but at most {}", queue.now, queue.max)
             });
         }
         match &listener.accept_wait_us {
-            Some(wait) => broken.expect(
-                wait.p50 <= wait.p90 && wait.p90 <= wait.p99 && wait.p99 <= wait.max,
-                || format!("{name}: accept wait percentiles do not rise: {wait:?}"),
-            ),
+            Some(wait) => broken.expect(wait.p50 <= wait.p90 && wait.p90 <= wait.p99 && wait.p99 <= wait.max, || {
+                format!("{name}: accept wait percentiles do not rise: {wait:?}")
+            }),
             None => broken.equal(&format!("{name}: accepted without a wait"), listener.ledger.accepted, 0),
         }
     }
@@ -96,14 +93,10 @@ pub fn event_laws(report: &Report, events: &[Event]) -> Vec<String> {
     broken.expect(counted.keys().all(|event| ["lost", "late"].contains(event)), || {
         format!("unknown event lines: {:?}", counted.keys())
     });
-    for (event, summary) in
-        [("lost", &report.totals.lost.by_cause), ("late", &report.totals.late.by_cause)]
-    {
+    for (event, summary) in [("lost", &report.totals.lost.by_cause), ("late", &report.totals.late.by_cause)] {
         let lines = counted.remove(event).unwrap_or_default();
         let summary = crate::report::occurring(summary);
-        broken.expect(lines == summary, || {
-            format!("{event}: the lines say {lines:?}, the summary {summary:?}")
-        });
+        broken.expect(lines == summary, || format!("{event}: the lines say {lines:?}, the summary {summary:?}"));
     }
     let phantoms = events.iter().filter(|line| line.event == "lost" && line.phantom).count();
     broken.equal("phantom lines", phantoms as u64, report.totals.phantom);
@@ -164,9 +157,7 @@ fn frame(report: &Report, broken: &mut Violations) {
         });
     }
     let ended_by = report.window.ended_by.as_str();
-    broken.expect(["signal", "duration", "command"].contains(&ended_by), || {
-        format!("ended by {ended_by}")
-    });
+    broken.expect(["signal", "duration", "command"].contains(&ended_by), || format!("ended by {ended_by}"));
     broken.expect(!report.host.hooks.is_empty(), || "no hooks are named".into());
     for (hook, flavour) in &report.host.hooks {
         broken.expect(["fentry", "kprobe", "tracepoint"].contains(&flavour.as_str()), || {
@@ -202,9 +193,7 @@ fn ledger(name: &str, ledger: &Ledger, broken: &mut Violations) {
     ] {
         broken.expect(part <= whole, || format!("{name}: {part} {what} of {whole}"));
     }
-    broken.expect(lost.by_cause.contains_key("unattributed"), || {
-        format!("{name}: unattributed is not printed")
-    });
+    broken.expect(lost.by_cause.contains_key("unattributed"), || format!("{name}: unattributed is not printed"));
     let packets = &ledger.packets;
     for (what, keys) in [
         ("lost", lost.by_cause.keys()),
@@ -217,9 +206,7 @@ fn ledger(name: &str, ledger: &Ledger, broken: &mut Violations) {
         }
     }
     for what in late.completed_by.keys() {
-        broken.expect(["ack", "data", "fin"].contains(&what.as_str()), || {
-            format!("{name}: completed by {what}")
-        });
+        broken.expect(["ack", "data", "fin"].contains(&what.as_str()), || format!("{name}: completed by {what}"));
     }
 }
 
@@ -237,11 +224,7 @@ fn sums(report: &Report, broken: &mut Violations) {
         format!("{attempts} attempts at the listeners, {} in all", totals.attempts)
     });
     for cause in LISTENER_CAUSES {
-        broken.equal(
-            &format!("sum of {cause}"),
-            sum(&|it| it.lost_by(cause)),
-            totals.lost_by(cause),
-        );
+        broken.equal(&format!("sum of {cause}"), sum(&|it| it.lost_by(cause)), totals.lost_by(cause));
     }
 }
 
@@ -293,10 +276,8 @@ mod tests {
             "packets": { "syn": 12, "syn_dropped": { "accept-queue-full": 6 }, "synack": 4,
                 "synack_cookie": 0, "synack_retransmitted": 0, "ack_dropped": {},
                 "cookie_ack_accepted": 0, "cookie_ack_invalid": 0 } });
-        let counters: serde_json::Map<_, _> = CHECKED
-            .iter()
-            .map(|name| ((*name).to_owned(), serde_json::json!({ "kernel": 6, "tracer": 6 })))
-            .collect();
+        let counters: serde_json::Map<_, _> =
+            CHECKED.iter().map(|name| ((*name).to_owned(), serde_json::json!({ "kernel": 6, "tracer": 6 }))).collect();
         serde_json::json!({
             "schema": "tracer/1",
             "host": { "kernel": "6.1", "hooks": { "accept": "tracepoint" } },

@@ -70,8 +70,7 @@ impl Load {
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             let accepter = scope.spawn(|| self.accept(listener, &done));
-            let clients: Vec<_> =
-                (0..THREADS).map(|_| scope.spawn(|| self.connect(listener))).collect();
+            let clients: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| self.connect(listener))).collect();
             let results: Vec<_> = clients.into_iter().map(ScopedJoinHandle::join).collect();
             done.store(true, SeqCst);
             accepter.join().expect("the accepter does not panic")?;

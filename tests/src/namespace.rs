@@ -65,8 +65,7 @@ impl Namespace {
     /// Fails when the kernel has no such sysctl or refuses the value.
     pub fn set(&self, name: &str, value: &str) -> Result<()> {
         // The kernel shows each thread the sysctls of its own namespace.
-        fs::write(format!("/proc/sys/{name}"), value)
-            .with_context(|| format!("cannot set sysctl {name} to {value}"))
+        fs::write(format!("/proc/sys/{name}"), value).with_context(|| format!("cannot set sysctl {name} to {value}"))
     }
 
     /// Makes netfilter drop every packet that arrives in this namespace from now
@@ -75,9 +74,7 @@ impl Namespace {
     /// # Errors
     /// Fails when this kernel has no nf_tables.
     pub fn drop_input_by_netfilter(&self) -> Result<()> {
-        netfilter::drop_input().context(
-            "cannot make an nf_tables chain: load the module with `modprobe nf_tables`",
-        )
+        netfilter::drop_input().context("cannot make an nf_tables chain: load the module with `modprobe nf_tables`")
     }
 
     /// A path that opens this namespace from anywhere on the machine, as

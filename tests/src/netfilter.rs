@@ -29,11 +29,7 @@ pub(crate) fn drop_input() -> io::Result<()> {
     let local_in = 1_u32.to_be_bytes();
     let priority = 0_u32.to_be_bytes();
     let drop = (libc::NF_DROP as u32).to_be_bytes();
-    let hook = [
-        attribute(NFTA_HOOK_HOOKNUM, &local_in),
-        attribute(NFTA_HOOK_PRIORITY, &priority),
-    ]
-    .concat();
+    let hook = [attribute(NFTA_HOOK_HOOKNUM, &local_in), attribute(NFTA_HOOK_PRIORITY, &priority)].concat();
     let chain = [
         attribute(NFTA_CHAIN_TABLE, b"closed\0"),
         attribute(NFTA_CHAIN_NAME, b"door\0"),
@@ -51,20 +47,17 @@ pub(crate) fn drop_input() -> io::Result<()> {
         nfnetlink(BATCH_END, libc::AF_UNSPEC, &[]),
     ]
     .concat();
-    let socket = Socket::new(
-        Domain::from(libc::AF_NETLINK),
-        Type::RAW,
-        Some(Protocol::from(libc::NETLINK_NETFILTER)),
-    )?;
+    let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER)))?;
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;
     socket.send(&batch)?;
     // Both messages asked for an acknowledgement: an error message with 0.
     for _ in 0..2 {
         let mut answer = [0; 1024];
         let length = (&socket).read(&mut answer)?;
-        let code = answer.get(16..20).filter(|_| length >= 20).map(|bytes| {
-            i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-        });
+        let code = answer
+            .get(16..20)
+            .filter(|_| length >= 20)
+            .map(|bytes| i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
         match code {
             Some(0) => {}
             Some(error) => return Err(io::Error::from_raw_os_error(-error)),
@@ -78,8 +71,7 @@ pub(crate) fn drop_input() -> io::Result<()> {
 /// only frames a batch.
 fn nfnetlink(kind: u16, family: c_int, attributes: &[u8]) -> Vec<u8> {
     let frame = kind < 0x100;
-    let flags = libc::NLM_F_REQUEST
-        | if frame { 0 } else { libc::NLM_F_ACK | libc::NLM_F_CREATE };
+    let flags = libc::NLM_F_REQUEST | if frame { 0 } else { libc::NLM_F_ACK | libc::NLM_F_CREATE };
     let resource = if frame { SUBSYSTEM } else { 0 };
     let mut message = Vec::new();
     message.extend((20 + attributes.len() as u32).to_ne_bytes());

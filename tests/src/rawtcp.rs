@@ -77,9 +77,7 @@ impl Wire {
         sys::add_ipv6(NAME, SERVER_V6).context("cannot give the TUN device an IPv6 address")?;
         // The kernel lets nobody bind an IPv6 address before it has finished
         // looking for duplicates, which it does on its own time.
-        wait::until("the TUN device's IPv6 address", || {
-            Ok(UdpSocket::bind((SERVER_V6, 0)).is_ok())
-        })?;
+        wait::until("the TUN device's IPv6 address", || Ok(UdpSocket::bind((SERVER_V6, 0)).is_ok()))?;
         Ok(Self { device, arrived: RefCell::default() })
     }
 
@@ -161,9 +159,7 @@ impl<'wire> Peer<'wire> {
         let [high, low] = (number + 256).to_be_bytes();
         let ip = match server {
             SocketAddr::V4(_) => Ipv4Addr::new(10, 9, high, low).into(),
-            SocketAddr::V6(_) => {
-                Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 1, u16::from_be_bytes([high, low])).into()
-            }
+            SocketAddr::V6(_) => Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 1, u16::from_be_bytes([high, low])).into(),
         };
         let isn = u32::from(number).wrapping_mul(0x9e37_79b9) | 1;
         let address = SocketAddr::new(ip, 1024 + number);
@@ -172,12 +168,7 @@ impl<'wire> Peer<'wire> {
 
     /// `count` clients of `server`, numbered from `first`.
     #[must_use]
-    pub fn several(
-        wire: &'wire Wire,
-        server: SocketAddr,
-        first: u16,
-        count: u16,
-    ) -> Vec<Peer<'wire>> {
+    pub fn several(wire: &'wire Wire, server: SocketAddr, first: u16, count: u16) -> Vec<Peer<'wire>> {
         (first..first + count).map(|number| Peer::new(wire, server, number)).collect()
     }
 
@@ -202,9 +193,11 @@ impl<'wire> Peer<'wire> {
     /// Fails when the device does.
     pub fn take_synack(&mut self) -> Result<bool> {
         let expected = self.isn.wrapping_add(1);
-        let newest = self.wire.seen_by(self.address)?.into_iter().rfind(|segment| {
-            segment.flags & (SYN | ACK) == SYN | ACK && segment.acknowledgement == expected
-        });
+        let newest = self
+            .wire
+            .seen_by(self.address)?
+            .into_iter()
+            .rfind(|segment| segment.flags & (SYN | ACK) == SYN | ACK && segment.acknowledgement == expected);
         self.server_isn = newest.map(|segment| segment.sequence).or(self.server_isn);
         Ok(self.server_isn.is_some())
     }
@@ -372,18 +365,13 @@ fn decode(packet: &[u8]) -> Option<Segment> {
             (address(12)?.into(), address(16)?.into(), packet.get(header..)?)
         }
         6 if packet.get(6) == Some(&protocol) => {
-            let address =
-                |at: usize| -> Option<[u8; 16]> { packet.get(at..at + 16)?.try_into().ok() };
+            let address = |at: usize| -> Option<[u8; 16]> { packet.get(at..at + 16)?.try_into().ok() };
             (address(8)?.into(), address(24)?.into(), packet.get(40..)?)
         }
         _ => return None,
     };
-    let short = |at: usize| -> Option<u16> {
-        tcp.get(at..at + 2)?.try_into().ok().map(u16::from_be_bytes)
-    };
-    let long = |at: usize| -> Option<u32> {
-        tcp.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
-    };
+    let short = |at: usize| -> Option<u16> { tcp.get(at..at + 2)?.try_into().ok().map(u16::from_be_bytes) };
+    let long = |at: usize| -> Option<u32> { tcp.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes) };
     Some(Segment {
         source: SocketAddr::new(source, short(0)?),
         destination: SocketAddr::new(destination, short(2)?),
@@ -397,9 +385,10 @@ fn decode(packet: &[u8]) -> Option<Segment> {
 /// The ones' complement checksum of RFC 1071 over parts of even length (the
 /// last may be odd).
 fn internet_checksum(parts: &[&[u8]]) -> u16 {
-    let words = parts.iter().flat_map(|part| part.chunks(2)).map(|pair| {
-        u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))
-    });
+    let words = parts
+        .iter()
+        .flat_map(|part| part.chunks(2))
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -432,9 +421,7 @@ mod tests {
 
     #[test]
     fn a_segment_survives_being_encoded_and_decoded() -> Result<()> {
-        for (source, destination) in
-            [("10.9.1.2:7", "10.9.0.1:80"), ("[fd09::1:2]:7", "[fd09::1]:80")]
-        {
+        for (source, destination) in [("10.9.1.2:7", "10.9.0.1:80"), ("[fd09::1:2]:7", "[fd09::1]:80")] {
             let segment = Segment {
                 source: source.parse()?,
                 destination: destination.parse()?,

@@ -57,15 +57,12 @@ impl Session {
         let output = Output::new()?;
         let spawned = Netstat::read()?;
         let start = match scope {
-            Scope::Path => {
-                Start::on_host(namespace)?.args(["--netns".into(), namespace.path()])
-            }
+            Scope::Path => Start::on_host(namespace)?.args(["--netns".into(), namespace.path()]),
             Scope::Inside => Start::inside()?.args(["--netns", "self"]),
             Scope::Everywhere => Start::on_host(namespace)?,
         };
-        let start = start
-            .args(["--port", &port.to_string(), "--format", "events"])
-            .args(["--output".into(), output.path()]);
+        let start =
+            start.args(["--port", &port.to_string(), "--format", "events"]).args(["--output".into(), output.path()]);
         let tracer = options(start).spawn()?.ready()?;
         let ready = Netstat::read()?;
         Ok(Self { tracer, output, netns: namespace.inode()?, port, scope, spawned, ready })
@@ -103,10 +100,7 @@ impl Session {
     pub fn finish(self) -> Result<Finished> {
         let finished = self.finish_inexact()?;
         let check = &finished.report.check;
-        ensure!(
-            check.exact && check.events_lost == 0,
-            "the tracer itself says that it is not exact: {check:#?}"
-        );
+        ensure!(check.exact && check.events_lost == 0, "the tracer itself says that it is not exact: {check:#?}");
         let unattributed = finished.report.totals.lost_by("unattributed");
         ensure!(unattributed == 0, "{unattributed} unattributed: {:#?}", finished.report.totals);
         let broken = event_laws(&finished.report, &finished.events);

@@ -33,24 +33,13 @@ pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     // SAFETY: the kernel writes at most `length` bytes into `info`, which
     // outlives the call.
     let status = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut length,
-        )
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length)
     };
     check(status).map(|()| info)
 }
 
 /// `setsockopt` with an integer.
-pub(crate) fn set_option(
-    socket: BorrowedFd<'_>,
-    level: c_int,
-    name: c_int,
-    value: c_int,
-) -> io::Result<()> {
+pub(crate) fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: the kernel reads exactly one `c_int` from `value`.
     let status = unsafe {
         libc::setsockopt(
@@ -89,10 +78,7 @@ pub(crate) fn bring_up(name: &str) -> io::Result<()> {
 /// Gives the interface `name` an IPv4 address and the route to its /16.
 pub(crate) fn add_ipv4(name: &str, address: Ipv4Addr) -> io::Result<()> {
     let control = std::net::UdpSocket::bind("0.0.0.0:0")?;
-    for (operation, value) in [
-        (libc::SIOCSIFADDR, address),
-        (libc::SIOCSIFNETMASK, Ipv4Addr::new(255, 255, 0, 0)),
-    ] {
+    for (operation, value) in [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, Ipv4Addr::new(255, 255, 0, 0))] {
         let mut request = interface(name);
         let stored = libc::sockaddr_in {
             sin_family: libc::AF_INET as libc::sa_family_t,

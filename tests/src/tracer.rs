@@ -26,9 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn program() -> Result<PathBuf> {
     let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/tracer");
     let path = std::env::var_os("TRACER_BIN").map_or_else(|| built.into(), PathBuf::from);
-    path.canonicalize().with_context(|| {
-        format!("no tracer at {}: build it with `cargo build --release`", path.display())
-    })
+    path.canonicalize()
+        .with_context(|| format!("no tracer at {}: build it with `cargo build --release`", path.display()))
 }
 
 /// How to start the program. Start from [`Start::on_host`] or [`Start::inside`].
@@ -146,9 +145,9 @@ impl Outcome {
     /// # Errors
     /// Fails when a signal ended the tracer.
     pub fn code(&self) -> Result<i32> {
-        self.status.code().with_context(|| {
-            format!("the tracer was ended by signal {:?}: {}", self.status.signal(), self.stderr)
-        })
+        self.status
+            .code()
+            .with_context(|| format!("the tracer was ended by signal {:?}: {}", self.status.signal(), self.stderr))
     }
 }
 
@@ -248,8 +247,7 @@ impl Output {
     /// Fails when it wrote nothing.
     pub fn read(&self) -> Result<String> {
         let path = self.path();
-        std::fs::read_to_string(&path)
-            .with_context(|| format!("the tracer left no report at {}", path.display()))
+        std::fs::read_to_string(&path).with_context(|| format!("the tracer left no report at {}", path.display()))
     }
 }
 

@@ -36,13 +36,7 @@ impl Listen {
     /// A listener on the IPv4 loopback address.
     #[must_use]
     pub fn new(backlog: i32) -> Self {
-        Self {
-            address: Ipv4Addr::LOCALHOST.into(),
-            port: 0,
-            backlog,
-            defer_accept: 0,
-            reuse_port: false,
-        }
+        Self { address: Ipv4Addr::LOCALHOST.into(), port: 0, backlog, defer_accept: 0, reuse_port: false }
     }
 
     /// The same on another address.
@@ -71,12 +65,7 @@ impl Listen {
                 socket.set_only_v6(false)?;
             }
             if self.defer_accept > 0 {
-                sys::set_option(
-                    socket.as_fd(),
-                    libc::IPPROTO_TCP,
-                    libc::TCP_DEFER_ACCEPT,
-                    self.defer_accept,
-                )?;
+                sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, self.defer_accept)?;
             }
             socket.set_nonblocking(true)?;
             socket.bind(&address.into())?;
@@ -228,12 +217,7 @@ impl Accepted {
     pub fn write(&mut self, bytes: &[u8]) -> Result<bool> {
         match self.socket.write_all(bytes) {
             Ok(()) => Ok(true),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-                ) =>
-            {
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                 Ok(false)
             }
             Err(error) => Err(error).context("cannot write to an accepted connection"),
@@ -447,9 +431,7 @@ impl Fleet {
     /// # Errors
     /// Fails when they do not get there.
     pub fn wait_for(&self, count: usize, state: State) -> Result<()> {
-        wait::until(&format!("{count} clients in state {state:?}"), || {
-            Ok(self.in_state(state)?.len() == count)
-        })
+        wait::until(&format!("{count} clients in state {state:?}"), || Ok(self.in_state(state)?.len() == count))
     }
 }
 

@@ -80,12 +80,7 @@ fn a_tracer_of_every_namespace_says_the_same_of_this_listener() -> Result<()> {
     let finished = session.finish_inexact()?;
     assert_eq!(
         finished.listener()?.ledger.outcomes(),
-        Outcomes {
-            attempts: 10,
-            pending: 4,
-            lost: counts([("accept-queue-full", 6)]),
-            ..Outcomes::default()
-        }
+        Outcomes { attempts: 10, pending: 4, lost: counts([("accept-queue-full", 6)]), ..Outcomes::default() }
     );
     let lines = finished.lost("accept-queue-full");
     assert!(lines.is_superset(&truth.unanswered), "{lines:?} lack some of {:?}", truth.unanswered);

@@ -76,9 +76,7 @@ fn a_dropped_ack_makes_the_kernel_resend_its_synack_and_the_client_comes_late_by
     assert_eq!(finished.report.totals.packets.synack_retransmitted, 2);
     let late = finished.events.iter().find(|line| line.event == "late");
     assert!(
-        late.is_some_and(|line| {
-            line.synack_retransmits == Some(1) && line.delay_ms.is_some_and(|ms| ms >= 900.0)
-        }),
+        late.is_some_and(|line| { line.synack_retransmits == Some(1) && line.delay_ms.is_some_and(|ms| ms >= 900.0) }),
         "the kernel sends a SYN-ACK again after a second: {late:?}"
     );
     Ok(())

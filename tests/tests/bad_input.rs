@@ -35,7 +35,7 @@ fn a_port_that_is_none_is_named_and_is_a_usage_error() -> Result<()> {
     for ports in ["0", "70000", "abc", "9010-9000", "8000,", "8000-", "-1", "80,0"] {
         let outcome = refused(Start::inside()?.args([format!("--port={ports}")]), 2)?;
         let item = ports.split(',').rfind(|it| !it.is_empty() && *it != "80" && *it != "8000");
-        expect_words(&outcome, &["--port", item.unwrap_or("empty")]);
+        expect_words(&outcome, &["--port", item.unwrap_or("no port")]);
     }
     let outcome = refused(Start::inside()?.args(["--port", ""]), 2)?;
     expect_words(&outcome, &["--port", "no port"]);
@@ -84,11 +84,7 @@ fn without_privilege_the_message_names_the_capability_or_sudo() -> Result<()> {
     fs::copy(program()?, &copy)?;
     fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
     let outcome = refused(Start::program(&copy).as_user(NOBODY).args(["-p", "8000"]), 1)?;
-    assert!(
-        outcome.stderr.contains("CAP_") || outcome.stderr.contains("sudo"),
-        "no remedy in: {}",
-        outcome.stderr
-    );
+    assert!(outcome.stderr.contains("CAP_") || outcome.stderr.contains("sudo"), "no remedy in: {}", outcome.stderr);
     Ok(())
 }
 
@@ -136,8 +132,7 @@ fn a_kernel_without_a_hook_that_matters_is_refused_by_its_name() -> Result<()> {
     let mut btf = fs::read(&path)?;
     // Names of BTF are strings with an end: rename, and the hook is gone.
     let name = format!("btf_trace_{HOOK}\0").into_bytes();
-    let positions: Vec<_> =
-        btf.windows(name.len()).enumerate().filter(|(_, it)| *it == name).map(|it| it.0).collect();
+    let positions: Vec<_> = btf.windows(name.len()).enumerate().filter(|(_, it)| *it == name).map(|it| it.0).collect();
     assert!(!positions.is_empty(), "this kernel has no tracepoint {HOOK}");
     for position in positions {
         btf[position] = b'x';
@@ -212,12 +207,8 @@ fn two_tracers_at_once_are_both_exact() -> Result<()> {
     let first = Session::start(&namespace, listener.port())?;
     let second = Session::start(&namespace, listener.port())?;
     let truth = workload::FullAcceptQueue::run(listener.address(), 10)?;
-    let expected = Outcomes {
-        attempts: 10,
-        pending: 4,
-        lost: counts([("accept-queue-full", 6)]),
-        ..Outcomes::default()
-    };
+    let expected =
+        Outcomes { attempts: 10, pending: 4, lost: counts([("accept-queue-full", 6)]), ..Outcomes::default() };
     for session in [first, second] {
         let finished = session.finish()?;
         finished.expect(&expected)?;

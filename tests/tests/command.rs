@@ -41,12 +41,7 @@ fn lose_two(server: SocketAddr) -> Result<Fleet> {
 }
 
 fn two_lost_of_six() -> Outcomes {
-    Outcomes {
-        attempts: 6,
-        pending: 4,
-        lost: counts([("accept-queue-full", 2)]),
-        ..Outcomes::default()
-    }
+    Outcomes { attempts: 6, pending: 4, lost: counts([("accept-queue-full", 2)]), ..Outcomes::default() }
 }
 
 /// A pipe with a name, which a shell command waits on.
@@ -95,9 +90,7 @@ fn a_command_ends_the_trace_and_its_status_is_passed_on() -> Result<()> {
         let listener = Listen::new(3).open()?;
         let gate = Gate::new()?;
         let command = gate.command(status);
-        let tracer =
-            start(&namespace, &listener, &["--settle", "100ms", "--", "sh", "-c", &command])?
-                .ready()?;
+        let tracer = start(&namespace, &listener, &["--settle", "100ms", "--", "sh", "-c", &command])?.ready()?;
         let _clients = lose_two(listener.address())?;
         gate.open()?;
 

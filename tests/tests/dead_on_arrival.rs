@@ -30,10 +30,5 @@ fn three_clients_that_closed_and_two_that_reset_are_accepted_dead() -> Result<()
     }
 
     let finished = session.finish()?;
-    finished.expect(&Outcomes {
-        attempts: 7,
-        accepted: 7,
-        dead_on_arrival: 5,
-        ..Outcomes::default()
-    })
+    finished.expect(&Outcomes { attempts: 7, accepted: 7, dead_on_arrival: 5, ..Outcomes::default() })
 }

@@ -39,11 +39,7 @@ fn when_the_time_to_wait_is_over_silent_clients_are_accepted_too() -> Result<()>
     let accepted = listener.accept_many(3)?;
 
     let finished = session.finish()?;
-    finished.expect(&Outcomes {
-        attempts: 3,
-        accepted: accepted.len() as u64,
-        ..Outcomes::default()
-    })?;
+    finished.expect(&Outcomes { attempts: 3, accepted: accepted.len() as u64, ..Outcomes::default() })?;
     assert_eq!(finished.report.totals.packets.synack_retransmitted, 3);
     Ok(())
 }

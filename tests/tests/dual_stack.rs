@@ -55,11 +55,7 @@ fn ipv6_cookies_are_judged_as_ipv4_cookies() -> Result<()> {
     finished.expect(&Outcomes {
         attempts: 31,
         pending: 6,
-        lost: counts([
-            ("accept-queue-full", 3),
-            ("syncookie-ack-dropped", 21),
-            ("syncookie-invalid", 1),
-        ]),
+        lost: counts([("accept-queue-full", 3), ("syncookie-ack-dropped", 21), ("syncookie-invalid", 1)]),
         phantom: 24,
         ..Outcomes::default()
     })?;

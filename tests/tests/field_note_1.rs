@@ -13,9 +13,7 @@ use anyhow::{Context, Result, ensure};
 use tracer_tests::namespace::{Namespace, clients_closing, is_quiet};
 use tracer_tests::report::counts;
 use tracer_tests::session::{Scope, Session};
-use tracer_tests::traffic::{
-    Listen, Listener, State, connect_blocking, own_descriptors, raise_descriptor_limit,
-};
+use tracer_tests::traffic::{Listen, Listener, State, connect_blocking, own_descriptors, raise_descriptor_limit};
 use tracer_tests::wait;
 
 const THREADS: usize = 20;
@@ -124,7 +122,10 @@ fn story(namespace: &Namespace, listener: &Listener) -> Result<()> {
             interrupts.push(interrupt);
             let sender = sender.clone();
             scope.spawn(move || {
-                let work = || Ok(client(listener.address(), &sender, &ctrl_c));
+                let work = || {
+                    client(listener.address(), &sender, &ctrl_c);
+                    Ok(())
+                };
                 if let Err(error) = own_descriptors(work) {
                     // The receiver is gone only when another thread has failed.
                     let _ = sender.send(Err(error));
@@ -147,12 +148,12 @@ fn story(namespace: &Namespace, listener: &Listener) -> Result<()> {
             }
             wait::until("the server to have accepted what there is", quiet)?;
             let accepted = server.count();
+            let overflows = until_ctrl_c.kernel()?.get("ListenOverflows");
+            ensure!(overflows > 0, "the accept queue was never full: nothing to explain");
             let before = until_ctrl_c.finish().context("before Ctrl-C")?;
             to_the_end.mark()?;
             drop(interrupts);
-            wait::until("every phantom's FIN to have been tried", || {
-                Ok(clients_closing(listener.port())? == 0)
-            })?;
+            wait::until("every phantom's FIN to have been tried", || Ok(clients_closing(listener.port())? == 0))?;
             wait::until("the server to have accepted what there is", quiet)?;
             Ok((seen, accepted, before))
         })();
@@ -180,10 +181,7 @@ fn story(namespace: &Namespace, listener: &Listener) -> Result<()> {
         // After Ctrl-C the FINs of phantoms made some of them real, too late.
         let rise = accepted_peers.len() as u64 - accepted;
         let outcomes = after.listener()?.ledger.outcomes();
-        assert_eq!(
-            (outcomes.attempts, outcomes.accepted, outcomes.pending),
-            (ALL, accepted + rise, 0)
-        );
+        assert_eq!((outcomes.attempts, outcomes.accepted, outcomes.pending), (ALL, accepted + rise, 0));
         assert_eq!(outcomes.phantom, phantoms - rise);
         assert_eq!(outcomes.dead_on_arrival, rise);
         assert_eq!(outcomes.completed_by.get("fin").copied().unwrap_or(0), rise);

@@ -67,9 +67,5 @@ fn netfilter_filters() -> Result<()> {
 
 #[test]
 fn a_wrong_checksum_filters() -> Result<()> {
-    four_clients_and(
-        Family::V4,
-        |_, _| Ok(()),
-        |wire, client| wire.send_corrupted(&client.syn_segment()),
-    )
+    four_clients_and(Family::V4, |_, _| Ok(()), |wire, client| wire.send_corrupted(&client.syn_segment()))
 }

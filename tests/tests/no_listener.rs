@@ -20,11 +20,7 @@ fn connections_to_a_port_without_a_listener_are_refused() -> Result<()> {
     }
 
     let finished = session.finish()?;
-    finished.expect_totals(&Outcomes {
-        attempts: 5,
-        lost: counts([("no-listener", 5)]),
-        ..Outcomes::default()
-    })?;
+    finished.expect_totals(&Outcomes { attempts: 5, lost: counts([("no-listener", 5)]), ..Outcomes::default() })?;
     let expected = fleet.0.iter().map(|client| client.address()).collect();
     assert_eq!(finished.lost("no-listener"), expected);
     assert_eq!(finished.report.clients.connects, 5);
@@ -72,11 +68,7 @@ fn clients_from_elsewhere_are_refused_too() -> Result<()> {
         }
 
         let finished = session.finish()?;
-        finished.expect_totals(&Outcomes {
-            attempts: 3,
-            lost: counts([("no-listener", 3)]),
-            ..Outcomes::default()
-        })?;
+        finished.expect_totals(&Outcomes { attempts: 3, lost: counts([("no-listener", 3)]), ..Outcomes::default() })?;
         assert_eq!(finished.lost("no-listener"), addresses(&clients));
     }
     Ok(())

@@ -37,17 +37,9 @@ fn of_two_listeners_only_the_one_with_the_small_backlog_loses_connections() -> R
     let lost = dropped.len() as u64;
     assert_eq!(
         of(2)?.ledger.outcomes(),
-        Outcomes {
-            attempts: 3 + lost,
-            pending: 3,
-            lost: counts([("accept-queue-full", lost)]),
-            ..Outcomes::default()
-        }
+        Outcomes { attempts: 3 + lost, pending: 3, lost: counts([("accept-queue-full", lost)]), ..Outcomes::default() }
     );
-    assert_eq!(
-        of(100)?.ledger.outcomes(),
-        Outcomes { attempts: accepted, accepted, ..Outcomes::default() }
-    );
+    assert_eq!(of(100)?.ledger.outcomes(), Outcomes { attempts: accepted, accepted, ..Outcomes::default() });
     assert_eq!(finished.lost("accept-queue-full"), dropped);
     Ok(())
 }

@@ -15,9 +15,8 @@ fn a_tiny_ring_loses_details_and_no_counts() -> Result<()> {
     namespace.set("net/ipv4/tcp_syncookies", "0")?;
     let wire = Wire::open(&namespace)?;
     let listener = Listen::new(9).on(Wire::server(Family::V4)).open()?;
-    let session = Session::start_with(&namespace, listener.port(), Scope::Path, |start| {
-        start.env("TRACER_RING_BYTES", "4096")
-    })?;
+    let session =
+        Session::start_with(&namespace, listener.port(), Scope::Path, |start| start.env("TRACER_RING_BYTES", "4096"))?;
 
     // Three clients come through and are accepted.
     let mut healthy = Peer::several(&wire, listener.address(), 10_000, 3);

@@ -31,11 +31,7 @@ fn valid_cookies_and_ordinary_acks_meet_a_full_accept_queue_and_one_ack_is_bogus
     finished.expect(&Outcomes {
         attempts: 31,
         pending: 6,
-        lost: counts([
-            ("accept-queue-full", 3),
-            ("syncookie-ack-dropped", 21),
-            ("syncookie-invalid", 1),
-        ]),
+        lost: counts([("accept-queue-full", 3), ("syncookie-ack-dropped", 21), ("syncookie-invalid", 1)]),
         // The bogus ACK answered no SYN-ACK: that client is no phantom.
         phantom: 24,
         ..Outcomes::default()
@@ -148,10 +144,7 @@ fn with_cookies_for_everybody_each_of_ten_clients_is_accepted_late_or_dropped() 
     assert_eq!((outcomes.attempts, outcomes.accepted, outcomes.pending), (10, 10 - lost, 0));
     assert_eq!(outcomes.lost, counts([("syncookie-ack-dropped", lost)]));
     assert_eq!(outcomes.phantom, lost);
-    assert_eq!(
-        outcomes.completed_by,
-        counts([("ack", by_ack.len() as u64), ("data", by_data.len() as u64)])
-    );
+    assert_eq!(outcomes.completed_by, counts([("ack", by_ack.len() as u64), ("data", by_data.len() as u64)]));
     assert_eq!(finished.all_lost(), silent);
     assert_eq!(finished.all_late(), &by_ack | &by_data);
     assert_eq!(finished.late("syncookie-ack-dropped"), by_data);

@@ -7,7 +7,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
-use tracer_abi::abi::{Global, Group, GroupKey, ListenerInfo, NetCounters, Port, PortKey, Process, SlotCounters, Tuple, Watch};
+use tracer_abi::abi::{
+    Global, Group, GroupKey, ListenerInfo, NetCounters, Port, PortKey, Process, SlotCounters, Tuple, Watch,
+};
 
 /// Namespaces that can be followed. A host with more containers than this that all listen reports `NetsUnseen`.
 pub(crate) const NETS_MAX: u32 = 512;

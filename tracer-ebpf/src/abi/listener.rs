@@ -129,7 +129,8 @@ pub const fn wait_bucket_floor_us(bucket: usize) -> u64 {
     (4 + (bucket % 4) as u64) << (log - 2)
 }
 
-/// What is counted for one listener on one CPU. Every field but the two maxima and `wait_max_us` only grows (`moved` wraps).
+/// What is counted for one listener on one CPU. Every field but the two maxima and `wait_max_us` is a sum; what is counted at the
+/// first member of a SO_REUSEPORT group and moved to the right one later wraps, and only the sum over all CPUs means something.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct SlotCounters {
@@ -169,9 +170,6 @@ pub struct SlotCounters {
     pub children_reset: u64,
     /// Connections in the accept queue that went with their listener.
     pub children_dropped: u64,
-    /// Attempts and requests that were counted at another member of the same SO_REUSEPORT group first: added here, taken
-    /// there. Wrapping.
-    pub moved: u64,
     /// SYNs dropped, by [`Cause`](super::Cause).
     pub syn_dropped: [u64; CAUSES],
     /// Handshake-completing segments dropped, by [`Cause`](super::Cause).
@@ -186,8 +184,8 @@ pub struct SlotCounters {
     pub wait: [u32; WAIT_BUCKETS],
 }
 
-const _: () = assert!(size_of::<SlotCounters>() == (19 + 2 * CAUSES + 2) * 8 + WAIT_BUCKETS * 4);
-const _: () = assert!(size_of::<Tuple>() % 4 == 0);
+const _: () = assert!(size_of::<SlotCounters>() == (18 + 2 * CAUSES + 2) * 8 + WAIT_BUCKETS * 4);
+const _: () = assert!(size_of::<Tuple>().is_multiple_of(4));
 
 #[cfg(test)]
 mod tests {

@@ -167,10 +167,7 @@ mod tests {
             ack(&deltas(&[SyncookiesRecv, ListenOverflows, ListenDrops])),
             dropped(Cause::SyncookieAckDropped, false)
         );
-        assert_eq!(
-            ack(&deltas(&[ListenOverflows, ListenDrops, EmbryonicRsts])),
-            dropped(Cause::AcceptQueueFull, true)
-        );
+        assert_eq!(ack(&deltas(&[ListenOverflows, ListenDrops, EmbryonicRsts])), dropped(Cause::AcceptQueueFull, true));
     }
 
     #[test]

@@ -100,7 +100,10 @@ pub(super) fn accepted(phase: Phase, listener: Sock, child: Sock) -> Option<()> 
     if wait > counters.wait_max_us {
         counters.wait_max_us = wait;
     }
-    if let Some(known) = watch::find(&tuple) {
+    // What was troubled only after this one was established is another attempt from the same port: this one is dead.
+    if let Some(known) = watch::find(&tuple)
+        && known.first_ns / 1000 <= child.established_us()
+    {
         known.state |= state::ACCEPTED;
         let task = current();
         let told = emit(EventKind::Accepted, &tuple, |e| {

@@ -161,8 +161,13 @@ pub(super) fn closed(phase: Phase, sk: Sock) -> Option<()> {
     } else {
         counters.children_reset += 1;
     }
+    let isn = match watch::find(&tuple) {
+        Some(known) => known.isn,
+        None => 0,
+    };
     emit(EventKind::ChildClosed, &tuple, |e| {
         e.slot = slot;
+        e.isn = isn;
         e.flags = if listener_closed { flag::LISTENER_CLOSED } else { 0 };
     });
     if listener_closed {

@@ -174,7 +174,9 @@ pub(super) fn drop_syn(
         if slot != NO_LISTENER {
             watch.slot = slot;
         }
-        watch.state = watch.state & !(state::HALF_OPEN | state::STAGE_ACK) | state::TROUBLED;
+        // A filter takes a repeated SYN before it comes to the request, which stays.
+        let gone = if cause as u8 == Cause::Filtered as u8 { 0 } else { state::HALF_OPEN };
+        watch.state = watch.state & !(gone | state::STAGE_ACK) | state::TROUBLED;
         watch.cause = cause as u8;
     }
     if noted.earlier {

@@ -17,7 +17,7 @@ use tracer_abi::abi::{Cause, EventKind, Global, NO_LISTENER, Phase, Process, fla
 use super::listener::is_traced;
 use crate::{
     emit::{count, emit, slot_counters},
-    kernel::{Sock, atomic, Syscall, config, current, sock_of_fd},
+    kernel::{Sock, Syscall, atomic, config, current, sock_of_fd},
     maps::{CONNECTING, Connecting, PROCESSES},
     watch,
 };

@@ -106,7 +106,7 @@ fn is_filter(reason: u32) -> bool {
 #[inline(always)]
 fn reset(phase: Phase, segment: &Segment, deltas: &Deltas, slot: u32) -> Option<()> {
     let removed = deltas.of(Counter::EmbryonicRsts) != 0;
-    let isn = segment.seq.wrapping_sub(1);
+    let mut isn = segment.seq.wrapping_sub(1);
     let known = watch::find(&segment.tuple);
     if let Some(ref known) = known
         && known.state & state::EARLIER != 0
@@ -117,9 +117,14 @@ fn reset(phase: Phase, segment: &Segment, deltas: &Deltas, slot: u32) -> Option<
     if phase == Phase::Earlier {
         return Some(());
     }
-    if !removed && known.is_none() {
-        // A RST for a connection that is none of ours.
-        return Some(());
+    if !removed {
+        // A RST for a connection that is none of ours, or one outside the window of its request, which stays; what waits for
+        // accept() is reset elsewhere.
+        const ELSEWHERE: u16 = state::HALF_OPEN | state::QUEUED | state::ACCEPTED;
+        match known {
+            Some(known) if known.state & ELSEWHERE == 0 => {}
+            _ => return Some(()),
+        }
     }
     if removed {
         slot_counters(slot)?.reset += 1;
@@ -128,9 +133,7 @@ fn reset(phase: Phase, segment: &Segment, deltas: &Deltas, slot: u32) -> Option<
     let noted = watch::note(&segment.tuple, isn, false, slot);
     let mut cookie = 0;
     if let Some(watch) = noted.watch {
-        if watch.state & (state::QUEUED | state::ACCEPTED) != 0 && !removed {
-            return Some(());
-        }
+        isn = watch.isn;
         if watch.state & state::COOKIE != 0 {
             cookie = flag::COOKIE;
         }
@@ -151,7 +154,7 @@ fn reset(phase: Phase, segment: &Segment, deltas: &Deltas, slot: u32) -> Option<
 #[inline(always)]
 fn acknowledged(phase: Phase, segment: &Segment, deltas: &Deltas, slot: u32, sk: Sock) -> Option<()> {
     let counters = slot_counters(slot)?;
-    let isn = segment.seq.wrapping_sub(1);
+    let mut isn = segment.seq.wrapping_sub(1);
     match verdict::ack(deltas) {
         Ack::Dropped { cause, reset } => {
             if phase == Phase::Counting {
@@ -166,6 +169,7 @@ fn acknowledged(phase: Phase, segment: &Segment, deltas: &Deltas, slot: u32, sk:
                     watch.state |= state::EARLIER;
                     earlier = true;
                 }
+                isn = watch.isn;
                 watch.slot = slot;
                 let half_open = if cookie || reset { 0 } else { state::HALF_OPEN };
                 watch.state = watch.state & !state::HALF_OPEN
@@ -221,7 +225,7 @@ fn invalid_cookie(segment: &Segment, deltas: &Deltas, slot: u32, sk: Sock) -> Op
     if known.state & AWAITED != state::COOKIE {
         return None;
     }
-    known.state |= state::TROUBLED | state::ANSWERED | state::STAGE_ACK | state::RESET;
+    known.state |= state::TROUBLED | state::STAGE_ACK;
     known.cause = Cause::SyncookieInvalid as u8;
     emit(EventKind::CookieInvalid, &segment.tuple, |e| {
         e.isn = known.isn;

@@ -12,7 +12,7 @@ use tracer_abi::abi::{
 
 use crate::{
     emit::{count, emit, now, slot_counters},
-    kernel::{Net, atomic, Sock, Syscall, config, current},
+    kernel::{Net, Sock, Syscall, atomic, config, current},
     maps::{GROUPS, LISTENERS, NEXT_SLOT, PORTS, SLOTS, TRACED},
 };
 

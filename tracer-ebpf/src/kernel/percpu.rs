@@ -58,8 +58,7 @@ pub(crate) fn percpu_offset() -> Option<u64> {
 pub(crate) fn percpu_offset_of(cpu: u32) -> Option<u64> {
     let key = 0u32;
     // SAFETY: the map and the key are valid, and the key lives through the call.
-    let value =
-        unsafe { bpf_map_lookup_percpu_elem((&raw const CPU).cast_mut().cast(), (&raw const key).cast(), cpu) };
+    let value = unsafe { bpf_map_lookup_percpu_elem((&raw const CPU).cast_mut().cast(), (&raw const key).cast(), cpu) };
     if value.is_null() {
         return None;
     }

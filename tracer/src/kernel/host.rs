@@ -88,11 +88,7 @@ impl Host {
             }
         }
         let missing = found.iter().position(|(start, _)| *start == 0).unwrap_or(0);
-        Err(KernelError::NoSymbol {
-            symbol: names[missing],
-            path: path.display().to_string(),
-            problem: hidden(&path),
-        })
+        Err(KernelError::NoSymbol { symbol: names[missing], path: path.display().to_string(), problem: hidden(&path) })
     }
 }
 
@@ -105,6 +101,7 @@ fn hidden(path: &Path) -> String {
     if all_zero {
         "its addresses are hidden; run as root, or with CAP_SYSLOG, and with kernel.kptr_restrict below 2".to_owned()
     } else {
-        "it is not listed; the kernel must be built with CONFIG_KALLSYMS=y and the function must not be inlined".to_owned()
+        "it is not listed; the kernel must be built with CONFIG_KALLSYMS=y and the function must not be inlined"
+            .to_owned()
     }
 }

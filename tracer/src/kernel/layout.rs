@@ -55,10 +55,9 @@ impl Layout {
     pub fn read(host: &Host) -> Result<Layout, KernelError> {
         let path = host.path("sys/kernel/btf/vmlinux");
         let shown = path.display().to_string();
-        let bytes =
-            std::fs::read(&path).map_err(|source| KernelError::NoBtf { path: shown.clone(), source })?;
-        let btf = Btf::from_bytes(&bytes)
-            .map_err(|e| KernelError::BadBtf { path: shown.clone(), reason: e.to_string() })?;
+        let bytes = std::fs::read(&path).map_err(|source| KernelError::NoBtf { path: shown.clone(), source })?;
+        let btf =
+            Btf::from_bytes(&bytes).map_err(|e| KernelError::BadBtf { path: shown.clone(), reason: e.to_string() })?;
         let types = Types { btf };
         let mut offsets = Offsets::default();
         for (index, (_, strukt, path)) in Offsets::FIELDS.iter().enumerate() {
@@ -179,7 +178,9 @@ impl Types {
                 }),
                 _ => None,
             })
-            .ok_or_else(|| problem(format!("this kernel has no such tracepoint (it is there since {})", signature.since)))?;
+            .ok_or_else(|| {
+                problem(format!("this kernel has no such tracepoint (it is there since {})", signature.since))
+            })?;
         // Prototypes keep no argument names; their number is what tells kernels apart, and what a wrong one would break.
         let have = prototype.parameters.len().saturating_sub(1);
         if have < signature.arguments.len() {

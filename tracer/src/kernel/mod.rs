@@ -21,7 +21,7 @@ pub enum KernelError {
         source: std::io::Error,
     },
     /// The type information is damaged.
-    #[error("cannot use the type information in {path}: {reason}")]
+    #[error("cannot use the type information (BTF) in {path}: {reason}")]
     BadBtf {
         /// The file.
         path: String,

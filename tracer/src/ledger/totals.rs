@@ -47,9 +47,6 @@ pub struct SlotTotals {
     pub children_reset: u64,
     /// Connections in the accept queue that went with their listener.
     pub children_dropped: u64,
-    /// Attempts and requests counted at another member of the group first. Wrapping: a negative number for the other
-    /// member.
-    pub moved: u64,
     /// SYNs dropped, by cause.
     pub syn_dropped: [u64; CAUSES],
     /// Handshake-completing segments dropped, by cause.
@@ -96,7 +93,6 @@ impl SlotTotals {
             (&mut self.reserve, cpu.reserve),
             (&mut self.children_reset, cpu.children_reset),
             (&mut self.children_dropped, cpu.children_dropped),
-            (&mut self.moved, cpu.moved),
         ];
         // What is moved from one member of a group to another is added on whatever CPU moves it, so that one CPU alone
         // can have less than nothing.
@@ -142,18 +138,18 @@ impl SlotTotals {
 
     /// Attempts that count as this listener's.
     pub(super) fn attempts_here(&self) -> u64 {
-        at_least_zero(self.attempts.wrapping_add(self.moved))
+        at_least_zero(self.attempts)
     }
 
     /// Requests that count as this listener's.
     pub(super) fn requests_here(&self) -> u64 {
-        at_least_zero(self.requests.wrapping_add(self.moved))
+        at_least_zero(self.requests)
     }
 
     /// Requests that are queued now. Negative for a member of a group if another one counts their beginning.
     pub(super) fn half_open_now(&self) -> i64 {
         let gone = self.children.wrapping_add(self.expired).wrapping_add(self.reset);
-        self.requests.wrapping_add(self.moved).wrapping_sub(gone) as i64
+        self.requests.wrapping_sub(gone) as i64
     }
 
     /// Connections that entered the accept queue and were not accepted.
@@ -192,7 +188,6 @@ mod tests {
             reserve: 0,
             children_reset: 0,
             children_dropped: 0,
-            moved: 0,
             syn_dropped: [0; CAUSES],
             ack_dropped: [0; CAUSES],
             max_accept_queue: 0,
@@ -219,13 +214,13 @@ mod tests {
     fn moves_cancel_across_cpus() {
         let mut here = SlotTotals::default();
         let mut one = cpu();
-        (one.attempts, one.requests, one.moved) = (5, 5, 0u64.wrapping_sub(2));
+        (one.attempts, one.requests) = (3, 3);
         let mut two = cpu();
-        two.moved = 1;
+        (two.attempts, two.requests) = (0u64.wrapping_sub(1), 0u64.wrapping_sub(2));
         here.add_cpu(&one);
         here.add_cpu(&two);
-        assert_eq!((here.attempts_here(), here.requests_here()), (4, 4));
-        let torn = SlotTotals { moved: 0u64.wrapping_sub(1), ..SlotTotals::default() };
+        assert_eq!((here.attempts_here(), here.requests_here()), (2, 1));
+        let torn = SlotTotals { attempts: 0u64.wrapping_sub(1), ..SlotTotals::default() };
         assert_eq!(torn.attempts_here(), 0);
     }
 

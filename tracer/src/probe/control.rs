@@ -1,14 +1,13 @@
 //! When to count: the control program, run on each CPU in turn.
 
-use aya::{
-    RawTracePointRunOptions, TestRun,
-    maps::Array,
-    programs::RawTracePoint,
-};
+use aya::{RawTracePointRunOptions, TestRun, maps::Array, programs::RawTracePoint};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tracer_abi::abi::ControlOp;
 
-use super::{Probe, ProbeError, load::{map, typed}};
+use super::{
+    Probe, ProbeError,
+    load::{map, typed},
+};
 
 impl Probe {
     /// From here on every connection under way is remembered as an earlier one.

@@ -4,7 +4,9 @@
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// Not privileged enough.
-    #[error("not permitted to load eBPF programs: run with sudo, or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYSLOG{0}")]
+    #[error(
+        "not permitted to load eBPF programs: run with sudo, or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYSLOG{0}"
+    )]
     NotPermitted(String),
     /// The object does not parse, or its maps cannot be made.
     #[error("cannot prepare the eBPF object: {0}")]
@@ -30,7 +32,9 @@ pub enum ProbeError {
         reason: String,
     },
     /// tracefs is not there.
-    #[error("cannot use tracefs, which lists the system call tracepoints: {0}; mount it with `mount -t tracefs tracefs /sys/kernel/tracing`")]
+    #[error(
+        "cannot use tracefs, which lists the system call tracepoints: {0}; mount it with `mount -t tracefs tracefs /sys/kernel/tracing`"
+    )]
     Tracefs(std::io::Error),
     /// A map could not be read or written.
     #[error("cannot use map {map}: {reason}")]

@@ -120,7 +120,8 @@ impl Probe {
     fn load_programs(&mut self) -> Result<(), ProbeError> {
         for hook in HOOKS {
             for (name, point) in hook.tracepoints {
-                let refused = |e: ProgramError| ProbeError::Refused { hook: hook.name, program: name, reason: reason(&e) };
+                let refused =
+                    |e: ProgramError| ProbeError::Refused { hook: hook.name, program: name, reason: reason(&e) };
                 match (program(&mut self.ebpf, name)?, point) {
                     (Program::BtfTracePoint(p), Point::Btf(at)) => p.load(at, &self.btf).map_err(refused)?,
                     (Program::TracePoint(p), Point::Classic(..)) => p.load().map_err(refused)?,
@@ -128,9 +129,8 @@ impl Probe {
                 }
             }
         }
-        let refused = |program| {
-            move |e: ProgramError| ProbeError::Refused { hook: "control", program, reason: reason(&e) }
-        };
+        let refused =
+            |program| move |e: ProgramError| ProbeError::Refused { hook: "control", program, reason: reason(&e) };
         let iter: &mut Iter = typed(&mut self.ebpf, "iter_tcp")?;
         iter.load("tcp", &self.btf).map_err(refused("iter_tcp"))?;
         let control: &mut RawTracePoint = typed(&mut self.ebpf, "control")?;

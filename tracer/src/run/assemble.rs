@@ -11,8 +11,8 @@ use super::{
 use crate::{
     ledger::{Account, Decision, SlotTotals},
     report::{
-        AcceptWait, Backlog, Check, ClientProcess, Clients, CommandResult, Host, Listener, Missed, Namespace, Pair, Queue,
-        Report, Window, advice,
+        AcceptWait, Backlog, Check, ClientProcess, Clients, CommandResult, Host, Listener, Missed, Namespace, Pair,
+        Queue, Report, Window, advice,
     },
 };
 
@@ -33,9 +33,12 @@ const SHOWN: [Counter; 9] = [
 pub(super) fn assemble(facts: &Facts, story: Story, told: &mut dyn FnMut(&Decision)) -> Report {
     let exhausted = story.exhausted();
     let Story { mut ledger, failed, failed_by, mut filtered, .. } = story;
-    for watched in &facts.watched {
-        let (tuple, watch) = watched.entry();
-        ledger.reconcile(&tuple, &watch);
+    // The kernel side's memory is asked only where its events have a gap.
+    if facts.globals.get(Global::EventsLost as usize).is_none_or(|lost| *lost > 0) {
+        for watched in &facts.watched {
+            let (tuple, watch) = watched.entry();
+            ledger.reconcile(&tuple, &watch);
+        }
     }
     let (unstored, unreadable) = (ledger.unstored(), ledger.unreadable());
     let accounts: BTreeMap<u32, Account> = ledger
@@ -99,10 +102,7 @@ pub(super) fn assemble(facts: &Facts, story: Story, told: &mut dyn FnMut(&Decisi
             .namespaces
             .iter()
             .map(|n| {
-                let namespace = Namespace {
-                    path: n.path.clone(),
-                    local_port_range: n.local_port_range,
-                };
+                let namespace = Namespace { path: n.path.clone(), local_port_range: n.local_port_range };
                 (n.netns, namespace)
             })
             .collect(),
@@ -112,6 +112,9 @@ pub(super) fn assemble(facts: &Facts, story: Story, told: &mut dyn FnMut(&Decisi
     }
     if unreadable > 0 {
         report.check.doubt(format!("{unreadable} events were of a kind that this version does not know"));
+    }
+    if report.totals.inconsistent > 0 {
+        report.check.doubt(format!("{} attempts were counted at odds with each other", report.totals.inconsistent));
     }
     for doubt in &facts.doubts {
         report.check.doubt(doubt.clone());

@@ -14,7 +14,7 @@ pub(super) struct NotStarted {
     pub(super) status: u8,
 }
 
-/// A running command.
+/// A running command. It does not outlive the tracer: dropping this kills it.
 pub(super) struct Running {
     child: Child,
     argv: Vec<String>,
@@ -23,12 +23,11 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn start(argv: &[OsString]) -> Result<Running, NotStarted> {
         let shown: Vec<String> = argv.iter().map(|a| a.to_string_lossy().into_owned()).collect();
-        match Command::new(&argv[0]).args(&argv[1..]).spawn() {
+        match Command::new(&argv[0]).args(&argv[1..]).kill_on_drop(true).spawn() {
             Ok(child) => Ok(Running { child, argv: shown }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(NotStarted {
-                message: format!("cannot run {}: command not found", shown[0]),
-                status: 127,
-            }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(NotStarted { message: format!("cannot run {}: command not found", shown[0]), status: 127 })
+            }
             Err(e) => Err(NotStarted { message: format!("cannot run {}: {e}", shown[0]), status: 126 }),
         }
     }
@@ -43,7 +42,8 @@ impl Running {
 
     /// Passes on a request to end.
     pub(super) fn terminate(&self) {
-        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw)
+        if let Some(pid) =
+            self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw)
         {
             // It may have ended by itself just now.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);

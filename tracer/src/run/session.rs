@@ -69,8 +69,13 @@ impl Session {
         if let Some(bytes) = ring_bytes()? {
             bounds.ring_bytes = bytes;
         }
-        let settings =
-            Settings { ports: Box::new(*plan.ports.words()), every_port: plan.ports.is_every(), netns: only, bounds, log: log::max_level() };
+        let settings = Settings {
+            ports: Box::new(*plan.ports.words()),
+            every_port: plan.ports.is_every(),
+            netns: only,
+            bounds,
+            log: log::max_level(),
+        };
         let mut probe = Probe::load(&host, &layout, &settings)?;
         info!("programs loaded after {} ms", timer.elapsed().as_millis());
         let ring = Ring::new(probe.ring()?).context("cannot poll the ring buffer")?;
@@ -165,8 +170,7 @@ impl Session {
     fn find_orphans(&mut self) -> Result<()> {
         let tallies = self.probe.tallies()?;
         let with_orphans = |(_, info): &&(u32, ListenerInfo)| info.closed_ns != 0 && info.half_open > 0;
-        let wanted: BTreeSet<u32> =
-            tallies.listeners.iter().filter(with_orphans).map(|(_, info)| info.netns).collect();
+        let wanted: BTreeSet<u32> = tallies.listeners.iter().filter(with_orphans).map(|(_, info)| info.netns).collect();
         if wanted.is_empty() {
             return Ok(());
         }
@@ -324,21 +328,25 @@ fn doubts(unseen: Vec<(&Namespace, anyhow::Error)>) -> Vec<String> {
 fn totals(tallies: &Tallies) -> Vec<(u32, SlotTotals)> {
     let closed: BTreeMap<u32, bool> =
         tallies.listeners.iter().map(|(slot, info)| (*slot, info.closed_ns != 0)).collect();
+    let groups = groups(&tallies.listeners);
     let sum = |(slot, cpus): &(u32, Vec<tracer_abi::abi::SlotCounters>)| {
         let mut total = SlotTotals::default();
         cpus.iter().for_each(|cpu| total.add_cpu(cpu));
         total.closed = closed.get(slot).copied().unwrap_or(false);
+        total.group = groups.get(slot).copied().unwrap_or(0);
         if *slot == NO_LISTENER {
             total.port_exhausted = tallies.global(Global::PortExhausted);
         }
         (*slot, total)
     };
-    tallies
-        .counters
-        .iter()
-        .filter(|(slot, _)| *slot == NO_LISTENER || closed.contains_key(slot))
-        .map(sum)
-        .collect()
+    tallies.counters.iter().filter(|(slot, _)| *slot == NO_LISTENER || closed.contains_key(slot)).map(sum).collect()
+}
+
+/// The group of each SO_REUSEPORT listener: the lowest slot of those that share its namespace, port and address.
+fn groups(listeners: &[(u32, ListenerInfo)]) -> BTreeMap<u32, u32> {
+    let mut lowest = BTreeMap::new();
+    let members = listeners.iter().filter(|(_, info)| info.reuseport != 0);
+    members.map(|(slot, info)| (*slot, *lowest.entry((info.netns, info.port, info.address)).or_insert(*slot))).collect()
 }
 
 /// Nanoseconds of the events' clock.
@@ -354,9 +362,11 @@ fn online() -> u32 {
 /// `TRACER_RING_BYTES`: another size of the ring buffer, to see what happens when it is too small.
 fn ring_bytes() -> Result<Option<u32>> {
     let Ok(text) = std::env::var("TRACER_RING_BYTES") else { return Ok(None) };
-    let bytes: u32 = text.parse().ok().filter(|n: &u32| n.is_power_of_two() && *n >= 4096).with_context(|| {
-        format!("TRACER_RING_BYTES is {text}; it must be a power of two of at least 4096")
-    })?;
+    let bytes: u32 = text
+        .parse()
+        .ok()
+        .filter(|n: &u32| n.is_power_of_two() && *n >= 4096)
+        .with_context(|| format!("TRACER_RING_BYTES is {text}; it must be a power of two of at least 4096"))?;
     Ok(Some(bytes))
 }
 

@@ -1,9 +1,6 @@
 //! What the events tell: the ledger, and the few things that only events have.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use tracer_abi::abi::{Cause, Event, EventKind};
 

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::BufWriter,
+    io::{BufWriter, IsTerminal},
     time::{Duration, Instant},
 };
 
@@ -153,10 +153,13 @@ impl Run {
                         if finished.is_none() { ended_by = Ending::Signal; }
                         break;
                     }
-                    // The command comes to its own end first: Ctrl-C reaches it by itself, a SIGTERM to us alone does not.
+                    // The command comes to its own end first. Ctrl-C on a terminal reaches it too; a signal to us alone does not.
                     stopping = true;
                     ended_by = Ending::Signal;
-                    if let (Asked::Terminate, Some(running)) = (got, running) { running.terminate(); }
+                    let by_keyboard = got == Asked::Interrupt && std::io::stdin().is_terminal();
+                    if let (false, Some(running)) = (by_keyboard, running) {
+                        running.terminate();
+                    }
                     end = Some(Deadline::now() + GRACE);
                 }
                 result = ended(&mut command), if command.is_some() && finished.is_none() => {

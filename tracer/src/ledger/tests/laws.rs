@@ -391,7 +391,6 @@ fn some_totals(n: &[u64], closed: bool) -> SlotTotals {
         reset: n[5],
         accepted: n[6],
         children_dropped: n[7],
-        moved: n[8].wrapping_sub(2),
         port_exhausted: n[9],
         syn_dropped: [n[10]; CAUSES],
         closed,
