@@ -18,8 +18,10 @@ pub struct Plan {
     pub limit: Duration,
     /// Commands to run to their end, whatever it is.
     pub probes: Vec<Probe>,
-    /// Test binaries whose tests to run, each test by itself.
+    /// Test binaries whose tests to run, each test in a process of its own.
     pub scenarios: Vec<Scenario>,
+    /// How many tests may run at a time: at least one does.
+    pub workers: usize,
     /// Begin an interactive shell on the console at the end.
     pub shell: bool,
 }
@@ -40,6 +42,8 @@ pub struct Scenario {
     pub name: String,
     /// The binary's path in the guest.
     pub path: String,
+    /// Whether its tests want the machine to themselves. They come last.
+    pub alone: bool,
 }
 
 impl Plan {
@@ -57,7 +61,11 @@ impl Plan {
             let argv = probe.argv.iter().map(String::as_str);
             lines.push(["probe", probe.name.as_str()].into_iter().chain(argv).collect());
         }
-        lines.extend(self.scenarios.iter().map(|it| vec!["scenario", &it.name, &it.path]));
+        let workers = self.workers.to_string();
+        lines.push(vec!["workers", &workers]);
+        for scenario in &self.scenarios {
+            lines.push(vec![if scenario.alone { "alone" } else { "scenario" }, &scenario.name, &scenario.path]);
+        }
         if self.shell {
             lines.push(vec!["shell"]);
         }
@@ -93,7 +101,12 @@ impl Plan {
                     let argv = argv.iter().map(|&word| word.to_owned()).collect();
                     plan.probes.push(Probe { name: name.into(), argv });
                 }
-                ["scenario", name, path] => plan.scenarios.push(Scenario { name: name.into(), path: path.into() }),
+                ["workers", number] => {
+                    plan.workers = number.parse().with_context(|| format!("no number in {line:?}"))?;
+                }
+                [kind @ ("scenario" | "alone"), name, path] => {
+                    plan.scenarios.push(Scenario { name: name.into(), path: path.into(), alone: kind == "alone" });
+                }
                 ["shell"] => plan.shell = true,
                 _ => bail!("the plan has a line that means nothing: {line:?}"),
             }
@@ -113,7 +126,11 @@ mod tests {
             environment: vec![("TRACER_HOOKS".into(), "kprobe".into())],
             limit: Duration::from_secs(90),
             probes: vec![Probe { name: "refusal".into(), argv: vec!["/bin/tracer".into(), "-d".into(), "1s".into()] }],
-            scenarios: vec![Scenario { name: "expiry".into(), path: "/scenarios/expiry".into() }],
+            scenarios: vec![
+                Scenario { name: "expiry".into(), path: "/scenarios/expiry".into(), alone: false },
+                Scenario { name: "load".into(), path: "/scenarios/load".into(), alone: true },
+            ],
+            workers: 3,
             shell: true,
         };
         assert_eq!(Plan::parse(&plan.to_text().unwrap()).unwrap(), plan);

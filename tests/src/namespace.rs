@@ -122,7 +122,7 @@ pub fn half_open(port: u16) -> Result<usize> {
 
 /// Whether nothing can happen any more on port `port` of the calling thread's
 /// namespace unless somebody begins something new: there are only listeners
-/// whose queues are empty and connections that wait for `TIME_WAIT` to end.
+/// whose queues are empty, and connections of which this end has been closed.
 ///
 /// # Errors
 /// Fails when the tables cannot be read.
@@ -137,6 +137,15 @@ pub fn busy_sockets(port: u16) -> String {
     format!("{:?}", sockets.iter().filter(|it| it.is_busy(port)).collect::<Vec<_>>())
 }
 
+/// How many connections of server port `port` the kernel still knows at the
+/// server's end, in whatever state.
+///
+/// # Errors
+/// Fails when the tables cannot be read.
+pub fn server_ends(port: u16) -> Result<usize> {
+    Ok(tcp_sockets()?.iter().filter(|it| it.local == port && it.state != LISTEN).count())
+}
+
 /// How many closed clients of remote port `port` still wait for the server to
 /// acknowledge their FIN.
 ///
@@ -147,6 +156,8 @@ pub fn clients_closing(port: u16) -> Result<usize> {
     let sockets = tcp_sockets()?;
     Ok(sockets.iter().filter(|it| it.remote == port && it.state == FIN_WAIT_1).count())
 }
+
+const LISTEN: u8 = 10;
 
 /// A line of `/proc/net/tcp` or `tcp6`.
 #[derive(Debug)]
@@ -160,12 +171,12 @@ struct TcpSocket {
 
 impl TcpSocket {
     fn is_busy(&self, port: u16) -> bool {
+        const FIN_WAIT_2: u8 = 5;
         const TIME_WAIT: u8 = 6;
-        const LISTEN: u8 = 10;
         let of_this_port = self.local == port || self.remote == port;
         of_this_port
             && match self.state {
-                TIME_WAIT => false,
+                FIN_WAIT_2 | TIME_WAIT => false,
                 LISTEN => self.receive_queue > 0,
                 _ => true,
             }

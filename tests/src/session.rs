@@ -130,7 +130,8 @@ impl Session {
         }
         ensure!(
             broken.is_empty(),
-            "{broken:#?}\n{report:#?}\nkernel: {:?}",
+            "{broken:#?}\n{report:#?}\nstderr: {}\nkernel: {:?}",
+            outcome.stderr,
             stopped.since(&self.ready).nonzero(&CHECKED)
         );
         let (netns, port) = (self.netns, self.port);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::rawtcp::{Peer, Wire, await_synacks, syn_all};
 use crate::traffic::{Accepted, Fleet, Listener, State, peers};
@@ -101,26 +101,30 @@ pub struct Cookies {
     pub ordinary: Vec<SocketAddr>,
     /// Got a cookie; the first ones of them wait to be accepted.
     pub cookie: Vec<SocketAddr>,
+    /// Got a cookie and returned a wrong one.
+    pub wrong: SocketAddr,
     /// How many of each wait to be accepted.
     pub waiting: usize,
 }
 
-/// Thirty clients on the wire against a backlog of 5 with syncookies: six
-/// requests fit, the others get cookies. Three of each kind then acknowledge
-/// and fill the accept queue, then all others do, then a client that never sent
-/// a SYN acknowledges out of the blue.
+/// 31 clients on the wire against a backlog of 5 with syncookies: six requests
+/// fit, the others get cookies. Three of each kind then acknowledge and fill
+/// the accept queue, then all others do but the last, which returns a wrong
+/// cookie. At last somebody who never sent a SYN acknowledges out of the blue:
+/// no connection attempt, as far as anybody can tell.
 ///
 /// # Errors
 /// Fails when the kernel treats them in another way than described.
 pub fn cookies(wire: &Wire, listener: &Listener) -> Result<Cookies> {
     const WAITING: usize = 3;
-    let mut clients = Peer::several(wire, listener.address(), 0, 30);
+    let mut clients = Peer::several(wire, listener.address(), 0, 31);
     syn_all(&clients)?;
     await_synacks(&mut clients)?;
     let held = crate::namespace::half_open(listener.port())?;
     ensure!(held == 6, "{held} requests are held");
     // The queue fills in order: a request is kept while there is room.
     let (ordinary, cookie) = clients.split_at(held);
+    let (wrong, cookie) = cookie.split_last().context("no cookie was sent")?;
     for group in [ordinary, cookie] {
         group[..WAITING].iter().try_for_each(Peer::ack)?;
     }
@@ -128,7 +132,13 @@ pub fn cookies(wire: &Wire, listener: &Listener) -> Result<Cookies> {
     for group in [ordinary, cookie] {
         group[WAITING..].iter().try_for_each(Peer::ack)?;
     }
+    wrong.bogus_ack()?;
     Peer::new(wire, listener.address(), 900).bogus_ack()?;
     let addresses = |group: &[Peer<'_>]| group.iter().map(|peer| peer.address).collect();
-    Ok(Cookies { ordinary: addresses(ordinary), cookie: addresses(cookie), waiting: WAITING })
+    Ok(Cookies {
+        ordinary: addresses(ordinary),
+        cookie: addresses(cookie),
+        wrong: wrong.address,
+        waiting: WAITING,
+    })
 }

@@ -35,7 +35,7 @@ fn a_port_that_is_none_is_named_and_is_a_usage_error() -> Result<()> {
     for ports in ["0", "70000", "abc", "9010-9000", "8000,", "8000-", "-1", "80,0"] {
         let outcome = refused(Start::inside()?.args([format!("--port={ports}")]), 2)?;
         let item = ports.split(',').rfind(|it| !it.is_empty() && *it != "80" && *it != "8000");
-        expect_words(&outcome, &["--port", item.unwrap_or("no port")]);
+        expect_words(&outcome, &["--port", item.unwrap_or("empty")]);
     }
     let outcome = refused(Start::inside()?.args(["--port", ""]), 2)?;
     expect_words(&outcome, &["--port", "no port"]);

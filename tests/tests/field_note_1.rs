@@ -200,7 +200,6 @@ fn the_difference_between_connect_and_accept_is_explained_to_the_last_connection
     raise_descriptor_limit(SHARE as u64 + 1_000)?;
     let namespace = Namespace::enter()?;
     namespace.set("net/ipv4/tcp_syncookies", "2")?;
-    namespace.set("net/ipv4/tcp_fin_timeout", "1")?;
     namespace.set("net/ipv4/ip_local_port_range", "1024 65535")?;
     let listener = Listen::new(128).open()?;
     story(&namespace, &listener)

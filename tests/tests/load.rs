@@ -22,7 +22,6 @@ fn twenty_thousand_attempts_five_times(syncookies: &str) -> Result<()> {
         // What is left over has to be over soon.
         namespace.set("net/ipv4/tcp_synack_retries", "1")?;
         namespace.set("net/ipv4/tcp_syn_retries", "1")?;
-        namespace.set("net/ipv4/tcp_fin_timeout", "1")?;
         namespace.set("net/ipv4/ip_local_port_range", "1024 65535")?;
         let listener = Listen::new(12).open()?;
         let session = Session::start(&namespace, listener.port())?;

@@ -97,7 +97,6 @@ fn requests_from_before_the_start_that_expire_or_lose_their_listener_are_no_loss
 fn a_start_in_the_middle_of_a_load_is_exact_from_then_on() -> Result<()> {
     let namespace = Namespace::enter()?;
     namespace.set("net/ipv4/tcp_synack_retries", "1")?;
-    namespace.set("net/ipv4/tcp_fin_timeout", "1")?;
     namespace.set("net/ipv4/ip_local_port_range", "1024 65535")?;
     let listener = Listen::new(12).open()?;
     let load = Load::new(u64::MAX);

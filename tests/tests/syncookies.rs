@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use tracer_tests::namespace::{Family, Namespace, half_open};
+use tracer_tests::namespace::{Family, Namespace, half_open, server_ends};
+use tracer_tests::netstat::CHECKED;
 use tracer_tests::rawtcp::{Peer, Wire, addresses, await_synacks, syn_all};
 use tracer_tests::report::{Outcomes, counts};
 use tracer_tests::session::Session;
@@ -22,8 +23,8 @@ fn valid_cookies_and_ordinary_acks_meet_a_full_accept_queue_and_one_ack_is_bogus
     let truth = cookies(&wire, &listener)?;
     let (ordinary, cookie) = (&truth.ordinary[truth.waiting..], &truth.cookie[truth.waiting..]);
     let kernel = session.kernel()?;
-    assert_eq!((kernel.get("SyncookiesSent"), kernel.get("TCPReqQFullDoCookies")), (24, 24));
-    assert_eq!((kernel.get("SyncookiesRecv"), kernel.get("SyncookiesFailed")), (24, 1));
+    assert_eq!((kernel.get("SyncookiesSent"), kernel.get("TCPReqQFullDoCookies")), (25, 25));
+    assert_eq!((kernel.get("SyncookiesRecv"), kernel.get("SyncookiesFailed")), (24, 2));
     let dropped = (ordinary.len() + cookie.len()) as u64;
     assert_eq!((kernel.get("ListenOverflows"), kernel.get("ListenDrops")), (dropped, dropped));
 
@@ -32,16 +33,17 @@ fn valid_cookies_and_ordinary_acks_meet_a_full_accept_queue_and_one_ack_is_bogus
         attempts: 31,
         pending: 6,
         lost: counts([("accept-queue-full", 3), ("syncookie-ack-dropped", 21), ("syncookie-invalid", 1)]),
-        // The bogus ACK answered no SYN-ACK: that client is no phantom.
+        // A wrong cookie answers no SYN-ACK: that client is no phantom. The ACK out of the blue is no attempt.
         phantom: 24,
         ..Outcomes::default()
     })?;
     assert_eq!(finished.lost("accept-queue-full"), ordinary.iter().copied().collect());
     assert_eq!(finished.stages("accept-queue-full"), [Some("ack")].into());
     assert_eq!(finished.lost("syncookie-ack-dropped"), cookie.iter().copied().collect());
+    assert_eq!(finished.lost("syncookie-invalid"), [truth.wrong].into());
     let packets = &finished.report.totals.packets;
-    assert_eq!((packets.syn, packets.synack, packets.synack_cookie), (30, 6, 24));
-    assert_eq!((packets.cookie_ack_accepted, packets.cookie_ack_invalid), (3, 1));
+    assert_eq!((packets.syn, packets.synack, packets.synack_cookie), (31, 6, 25));
+    assert_eq!((packets.cookie_ack_accepted, packets.cookie_ack_invalid), (3, 2));
     Ok(())
 }
 
@@ -148,5 +150,31 @@ fn with_cookies_for_everybody_each_of_ten_clients_is_accepted_late_or_dropped() 
     assert_eq!(finished.all_lost(), silent);
     assert_eq!(finished.all_late(), &by_ack | &by_data);
     assert_eq!(finished.late("syncookie-ack-dropped"), by_data);
+    Ok(())
+}
+
+#[test]
+fn a_fin_that_comes_when_the_server_has_forgotten_the_connection_is_no_attempt() -> Result<()> {
+    let namespace = Namespace::enter()?;
+    namespace.set("net/ipv4/tcp_syncookies", "2")?;
+    namespace.set("net/ipv4/tcp_fin_timeout", "1")?;
+    let listener = Listen::new(3).open()?;
+    let session = Session::start(&namespace, listener.port())?;
+
+    let fleet = Fleet::connect(1, listener.address())?;
+    let accepted = listener.accept_many(1)?;
+    drop(accepted);
+    fleet.wait_for(1, State::CloseWait)?;
+    wait::until("the server's end to be forgotten", || Ok(server_ends(listener.port())? == 0))?;
+    // Nobody but the listener is left to take this FIN, and for it the
+    // acknowledgement in it is no valid cookie any more, or never was one.
+    drop(fleet);
+    let kernel = session.kernel()?;
+    let refused = kernel.get("SyncookiesFailed") + kernel.get("SyncookiesRecv") - 1;
+    assert_eq!(refused, 1, "{:?}", kernel.nonzero(&CHECKED));
+
+    let finished = session.finish()?;
+    let outcomes = finished.report.totals.outcomes();
+    assert_eq!((outcomes.attempts, outcomes.accepted, outcomes.pending), (1, 1, 0), "{outcomes:?}");
     Ok(())
 }

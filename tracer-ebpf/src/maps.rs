@@ -116,10 +116,33 @@ pub(crate) struct CpuState {
     pub(crate) child_slot: u32,
     /// Whether `child` is watched.
     pub(crate) child_watched: u32,
+    /// The packet, or the socket, that the first of a pair of programs has handled; see [`Twin`].
+    pub(crate) handled: [u64; TWINS],
     /// [`Phase`](tracer_abi::abi::Phase); written by the control program on this CPU.
     pub(crate) phase: u32,
     /// Zero.
     pub(crate) padding: u32,
+}
+
+/// Number of places with a pair of programs.
+const TWINS: usize = 4;
+
+/// Places where events of a process and of a softirq come to the same program.
+///
+/// The kernel does not run a program that is already running on that CPU (`bpf_trace_run`, since 6.1): what a softirq does while
+/// it interrupts our program is not shown to it. Under load that is hundreds of events a minute. So these places have two equal
+/// programs, one after the other: the first says what it has handled, and the second handles what the first was not run for. A
+/// softirq interrupts one of them at most, so that the other sees its events.
+#[derive(Clone, Copy)]
+pub(crate) enum Twin {
+    /// `consume_skb`; only what a softirq does matters.
+    Syn = 0,
+    /// `kfree_skb`; a process drops packets too, but none of a handshake, except to a filter of its own output.
+    Drop = 1,
+    /// `inet_sock_set_state` to ESTABLISHED on the server's side.
+    Child = 2,
+    /// `inet_sock_set_state` to CLOSE of what waits for `accept()`.
+    Gone = 3,
 }
 
 /// A local connect that is under way.

@@ -40,6 +40,12 @@ use table::Column;
 /// What the scenarios and the tracer use of the kernel and may be a module.
 const MODULES: [&str; 4] = ["tun", "nf_tables", "inet_diag", "tcp_diag"];
 
+/// Scenarios that put the machine under load, or measure time: they run one test at a time, when the others are through.
+const ALONE: [&str; 2] = ["field_note_1", "load"];
+
+/// How many tests run at a time otherwise: they mostly wait for the kernel's timers.
+const WORKERS: usize = 3;
+
 /// The longest that one test may take in an emulated guest.
 const TEST_LIMIT: Duration = Duration::from_secs(300);
 /// How much longer a guest may be silent: the boot, or the end of a test that was killed.
@@ -165,6 +171,7 @@ impl Host {
             modules: prepared.modules.clone(),
             environment: environment.map(|(name, value)| (name.into(), value.into())).into(),
             limit: TEST_LIMIT,
+            workers: WORKERS,
             ..Plan::default()
         }
     }
@@ -256,9 +263,11 @@ impl Host {
         let mut plan = self.plan(prepared);
         plan.environment.push(("TRACER_HOOKS".into(), flavour.name().into()));
         let to_run = self.programs.scenarios.iter().filter(|it| matrix::exception(kernel, flavour, &it.name).is_none());
-        plan.scenarios.extend(
-            to_run.map(|it| plan::Scenario { name: it.name.clone(), path: initramfs::scenario_path(&it.name) }),
-        );
+        plan.scenarios.extend(to_run.map(|it| plan::Scenario {
+            name: it.name.clone(),
+            path: initramfs::scenario_path(&it.name),
+            alone: ALONE.contains(&it.name.as_str()),
+        }));
         let name = format!("{}-{}", kernel.name(), flavour.name());
         let (record, end, files) = self.boot(&name, prepared, &plan, accelerator)?;
         let release = record.ready.as_ref().map(|it| it.0.clone());
@@ -269,7 +278,11 @@ impl Host {
             Some(reason) => Cell::Absent(reason.into()),
             None => record.cell(name, &end),
         };
-        let cells = self.programs.scenarios.iter().map(|it| (it.name.clone(), cell(&it.name))).collect();
+        let mut cells: Vec<_> = self.programs.scenarios.iter().map(|it| (it.name.clone(), cell(&it.name))).collect();
+        if let Some(fault) = record.fault(&end) {
+            // Even if it came after the last test.
+            cells.push(("(the guest)".into(), Cell::Unfinished(fault)));
+        }
         let column = Column { kernel, release, flavour, cells };
         tidy(&files, std::slice::from_ref(&column), keep)?;
         Ok(column)
@@ -374,5 +387,49 @@ impl Files {
 
     fn remove(&self) -> anyhow::Result<()> {
         fs::remove_dir_all(&self.directory).with_context(|| format!("cannot remove {}", self.directory.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probed(code: Option<i32>) -> Record {
+        let mut record = Record::default();
+        record.note(Line::Probed { name: "kprobe".into(), code, message: "no kprobes here".into() });
+        record
+    }
+
+    #[test]
+    fn only_an_orderly_refusal_makes_a_flavour_absent() {
+        let verdict = |record: &Record, end| refusal(record, &end, Flavour::Kprobe, "none built");
+        for code in [1, 2] {
+            let expected = Cell::Absent("none built (no kprobes here)".into());
+            assert_eq!(verdict(&probed(Some(code)), End::Success), expected);
+        }
+        for code in [Some(0), Some(101), None] {
+            assert!(verdict(&probed(code), End::Success).is_bad(), "{code:?}");
+        }
+        assert!(verdict(&Record::default(), End::Crash).is_bad());
+    }
+
+    #[test]
+    fn one_bad_cell_fails_the_run() {
+        let column = |cell| Column {
+            kernel: Kernel::V6_12,
+            release: None,
+            flavour: Flavour::Tracepoint,
+            cells: vec![("expiry".into(), Cell::Passed(Duration::ZERO)), ("load".into(), cell)],
+        };
+        let conclude = |cell| conclude(&[column(cell)], Duration::ZERO, Path::new("target/vm"));
+        assert!(conclude(Cell::Absent("no such tracepoint".into())).is_ok());
+        assert!(conclude(Cell::Unfinished("never began".into())).is_err());
+        assert!(conclude(Cell::Failed { tests: 1, failed: vec!["a".into()] }).is_err());
+    }
+
+    #[test]
+    fn repeated_options_count_once() {
+        let given = [Kernel::Newest, Kernel::V6_1, Kernel::Newest];
+        assert_eq!(without_repetition(&given), [Kernel::V6_1, Kernel::Newest]);
     }
 }

@@ -6,7 +6,7 @@ use super::{CAUSES, Tuple};
 pub const NO_LISTENER: u32 = 0;
 
 /// Listeners that can share one address and port at a time (SO_REUSEPORT).
-pub const MEMBERS: usize = 32;
+pub const MEMBERS: usize = 16;
 
 /// Key of the map of ports that have, or had, a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -52,6 +52,10 @@ pub struct Group {
     pub slots: [u32; MEMBERS],
     /// Entries in use; the first `len` are valid.
     pub len: u32,
+    /// An open member, if there is one.
+    pub leader: u32,
+    /// The member that closed last; 0 if none has.
+    pub closed: u32,
     /// Zero.
     pub padding: u32,
 }

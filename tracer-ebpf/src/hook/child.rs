@@ -86,9 +86,12 @@ pub(super) fn completed_by(sk: Sock, what: u8) -> Option<()> {
         return None;
     }
     let tuple = sk.server_tuple(sk.local_port(), sk.net().inum());
-    if let Some(known) = watch::find(&tuple) {
-        known.state |= if what == flag::FIN { state::BY_FIN } else { state::BY_DATA };
+    let known = watch::find(&tuple)?;
+    let by = if what == flag::FIN { state::BY_FIN } else { state::BY_DATA };
+    if known.state & by != 0 {
+        return None;
     }
+    known.state |= by;
     emit(EventKind::CompletedBy, &tuple, |e| {
         e.slot = cpu.child_slot;
         e.flags = what;

@@ -23,19 +23,42 @@ use tracer_abi::abi::{
 use super::listener;
 use crate::{
     emit::{emit, now, queues, slot_counters},
-    kernel::{ALL, Net, Segment, Skb, Sock, config, only},
+    kernel::{ALL, Net, Segment, Skb, Sock, config, first_handled, only, second_must_handle},
+    maps::Twin,
     watch,
 };
 
 /// The end of every SYN that a listener handled.
 #[btf_tracepoint(function = "consume_skb")]
 fn tp_consume_skb(ctx: BtfTracePointContext) -> i32 {
+    if let Some(skb) = syn(&ctx) {
+        handled(skb);
+        first_handled(Twin::Syn, skb.0);
+    }
+    0
+}
+
+/// The same, for what the first was not run for.
+#[btf_tracepoint(function = "consume_skb")]
+fn tp_consume_skb2(ctx: BtfTracePointContext) -> i32 {
+    if let Some(skb) = syn(&ctx)
+        && second_must_handle(Twin::Syn, skb.0)
+    {
+        handled(skb);
+    }
+    0
+}
+
+/// The packet, if it is one that tcp_rcv_state_process() has done with.
+#[inline(always)]
+fn syn(ctx: &BtfTracePointContext) -> Option<Skb> {
     let location: u64 = ctx.arg(1);
     if location >= config!(rcv_state_process) && location < config!(rcv_state_process_end) {
         let skb: u64 = ctx.arg(0);
-        handled(Skb(skb));
+        Some(Skb(skb))
+    } else {
+        None
     }
-    0
 }
 
 #[inline(always)]

@@ -26,13 +26,32 @@ use tracer_abi::abi::{
 use super::{conn_request::drop_syn, listener};
 use crate::{
     emit::{emit, queues, slot_counters},
-    kernel::{ALL, Segment, Skb, Sock, config, tcp},
+    kernel::{ALL, Segment, Skb, Sock, config, first_handled, second_must_handle, tcp},
+    maps::Twin,
     watch,
 };
 
 /// Every packet that the kernel dropped.
 #[btf_tracepoint(function = "kfree_skb")]
 fn tp_kfree_skb(ctx: BtfTracePointContext) -> i32 {
+    let skb: u64 = ctx.arg(0);
+    dropped(&ctx);
+    first_handled(Twin::Drop, skb);
+    0
+}
+
+/// The same, for what the first was not run for.
+#[btf_tracepoint(function = "kfree_skb")]
+fn tp_kfree_skb2(ctx: BtfTracePointContext) -> i32 {
+    let skb: u64 = ctx.arg(0);
+    if second_must_handle(Twin::Drop, skb) {
+        dropped(&ctx);
+    }
+    0
+}
+
+#[inline(always)]
+fn dropped(ctx: &BtfTracePointContext) {
     let skb: u64 = ctx.arg(0);
     let reason: u64 = ctx.arg(2);
     let sk: u64 = ctx.arg(3);
@@ -41,7 +60,6 @@ fn tp_kfree_skb(ctx: BtfTracePointContext) -> i32 {
     } else if Sock(sk).state() == tcp::LISTEN {
         refused(Skb(skb), reason as u32, Sock(sk));
     }
-    0
 }
 
 /// A segment dropped at a listener.

@@ -112,7 +112,7 @@ fn enlist(net: Net, port: u16, address: &[u8; 16], slot: u32) -> Option<()> {
     let key = GroupKey { net: net.0, address: *address, port: port as u32, padding: 0 };
     match group(&key) {
         None => {
-            let mut first = Group { slots: [0; MEMBERS], len: 1, padding: 0 };
+            let mut first = Group { slots: [0; MEMBERS], len: 1, leader: slot, closed: 0, padding: 0 };
             first.slots[0] = slot;
             GROUPS.insert(&key, &first, 0).ok()?;
         }
@@ -152,6 +152,9 @@ fn group(key: &GroupKey) -> Option<&'static mut Group> {
 
 #[inline(always)]
 fn join(group: &mut Group, slot: u32) -> Option<()> {
+    if is_closed(group.leader) {
+        group.leader = slot;
+    }
     for i in 0..MEMBERS {
         if i >= group.len as usize {
             group.slots[i] = slot;
@@ -176,12 +179,33 @@ pub(crate) fn close(sk: Sock) -> Option<()> {
     info.backlog = sk.accept_limit();
     info.closed_by = current().id;
     info.closed_ns = now();
+    let key = GroupKey { net: info.net, address: info.address, port: info.port as u32, padding: 0 };
+    if let Some(group) = group(&key) {
+        leave(group, slot);
+    }
     emit(EventKind::ListenerClosed, &own_tuple(sk, info.port, info.netns), |e| {
         e.slot = slot;
         e.pid = current().pid();
         e.flags = flag::LISTENER_CLOSED;
     });
     Some(())
+}
+
+#[inline(always)]
+fn leave(group: &mut Group, slot: u32) {
+    group.closed = slot;
+    if group.leader != slot {
+        return;
+    }
+    for i in 0..MEMBERS {
+        if i >= group.len as usize {
+            return;
+        }
+        if !is_closed(group.slots[i]) {
+            group.leader = group.slots[i];
+            return;
+        }
+    }
 }
 
 /// The listeners of a port of a namespace, if it is traced.
@@ -215,7 +239,7 @@ fn is_v4(address: &[u8; 16]) -> bool {
 fn group_of(net: Net, port: u16, server: &[u8; 16]) -> Option<&'static mut Group> {
     let mut key = GroupKey { net: net.0, address: *server, port: port as u32, padding: 0 };
     if let Some(exact) = group(&key)
-        && !is_closed(leader(exact))
+        && !is_closed(exact.leader)
     {
         return Some(exact);
     }
@@ -223,38 +247,24 @@ fn group_of(net: Net, port: u16, server: &[u8; 16]) -> Option<&'static mut Group
     if v4 {
         key.address = Tuple::mapped([0; 4]);
         if let Some(any) = group(&key)
-            && !is_closed(leader(any))
+            && !is_closed(any.leader)
         {
             return Some(any);
         }
     }
     key.address = [0; 16];
     let any = group(&key)?;
-    if v4 && info(leader(any))?.v6only != 0 { None } else { Some(any) }
+    if v4 && info(any.leader)?.v6only != 0 { None } else { Some(any) }
 }
 
-/// The first open member of a group; the first of all if none is open.
-#[inline(always)]
-fn leader(group: &Group) -> u32 {
-    for i in 0..MEMBERS {
-        if i >= group.len as usize {
-            break;
-        }
-        if !is_closed(group.slots[i]) {
-            return group.slots[i];
-        }
-    }
-    group.slots[0]
-}
-
-/// The slot that a connection to this address belongs to; of a SO_REUSEPORT group its first open member.
+/// The slot that a connection to this address belongs to; of a SO_REUSEPORT group an open member.
 #[inline(always)]
 pub(crate) fn find(listed: Port, net: Net, port: u16, server: &[u8; 16]) -> u32 {
     if listed.listeners == 1 {
         return listed.slot;
     }
     match group_of(net, port, server) {
-        Some(group) => leader(group),
+        Some(group) => group.leader,
         None => NO_LISTENER,
     }
 }
@@ -289,7 +299,7 @@ pub(crate) fn member(listed: Port, net: Net, port: u16, server: &[u8; 16]) -> u3
             }
         }
     }
-    if full == 0 { leader(group) } else { full }
+    if full == 0 { group.leader } else { full }
 }
 
 /// The listener of this address that the given task is closing, if it is.
@@ -302,16 +312,10 @@ pub(crate) fn closed_by(listed: Port, net: Net, port: u16, server: &[u8; 16], ta
     if listed.listeners == 1 {
         return if closing(listed.slot) { listed.slot } else { NO_LISTENER };
     }
-    let Some(group) = group_of(net, port, server) else { return NO_LISTENER };
-    for i in 0..MEMBERS {
-        if i >= group.len as usize {
-            break;
-        }
-        if closing(group.slots[i]) {
-            return group.slots[i];
-        }
+    match group_of(net, port, server) {
+        Some(group) if closing(group.closed) => group.closed,
+        _ => NO_LISTENER,
     }
-    NO_LISTENER
 }
 
 /// Notes that drops of this listener up to now have been given to their packets.

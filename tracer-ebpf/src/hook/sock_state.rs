@@ -23,7 +23,8 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use super::{child, connect, listener};
 use crate::{
-    kernel::{Sock, tcp},
+    kernel::{Sock, first_handled, second_must_handle, tcp},
+    maps::Twin,
     watch,
 };
 
@@ -33,35 +34,80 @@ fn tp_set_state(ctx: BtfTracePointContext) -> i32 {
     let sk: u64 = ctx.arg(0);
     let old: i32 = ctx.arg(1);
     let new: i32 = ctx.arg(2);
-    changed(Sock(sk), old, new);
+    match (old, new) {
+        (tcp::SYN_RECV, tcp::ESTABLISHED) => {
+            established(Sock(sk));
+            first_handled(Twin::Child, sk);
+        }
+        (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::CLOSE) => {
+            gone(Sock(sk));
+            first_handled(Twin::Gone, sk);
+        }
+        _ => {
+            in_any_context(Sock(sk), old, new);
+            in_a_process(Sock(sk), old, new);
+        }
+    }
     0
 }
 
-#[inline(always)]
-fn changed(sk: Sock, old: i32, new: i32) -> Option<()> {
-    use tcp::*;
+/// The same, for what the first was not run for: what a softirq does while it interrupts the first. Of the rest it only does what
+/// is done once, however often it is asked for.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn tp_set_state2(ctx: BtfTracePointContext) -> i32 {
+    let sk: u64 = ctx.arg(0);
+    let old: i32 = ctx.arg(1);
+    let new: i32 = ctx.arg(2);
     match (old, new) {
-        (SYN_RECV, ESTABLISHED) => {
-            let phase = watch::phase()?;
-            if sk.is_tcp() && !sk.is_held() {
-                child::queued(phase, sk);
-            }
-        }
-        (ESTABLISHED, CLOSE_WAIT) => child::fin(sk)?,
-        (ESTABLISHED | CLOSE_WAIT, CLOSE) => {
-            let phase = watch::phase()?;
-            if sk.is_tcp() && !sk.is_held() {
-                child::closed(phase, sk);
-            }
-        }
-        (CLOSE, SYN_SENT) if sk.is_tcp() => connect::started(sk)?,
-        (SYN_SENT, ESTABLISHED) if sk.is_tcp() => connect::established(sk)?,
-        (SYN_SENT, CLOSE) if sk.is_tcp() => connect::closed(sk)?,
-        (CLOSE, LISTEN) if sk.is_tcp() => {
-            listener::open(sk, true)?;
-        }
-        (LISTEN, CLOSE) if sk.is_tcp() => listener::close(sk)?,
-        _ => {}
+        (tcp::SYN_RECV, tcp::ESTABLISHED) if second_must_handle(Twin::Child, sk) => done(established(Sock(sk))),
+        (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::CLOSE) if second_must_handle(Twin::Gone, sk) => done(gone(Sock(sk))),
+        _ => done(in_any_context(Sock(sk), old, new)),
+    }
+    0
+}
+
+/// What a body could not do is nobody's concern: it had nothing to do with a connection of ours.
+#[inline(always)]
+fn done(_: Option<()>) {}
+
+#[inline(always)]
+fn established(sk: Sock) -> Option<()> {
+    let phase = watch::phase()?;
+    if sk.is_tcp() && !sk.is_held() {
+        child::queued(phase, sk);
     }
     Some(())
+}
+
+#[inline(always)]
+fn gone(sk: Sock) -> Option<()> {
+    let phase = watch::phase()?;
+    if sk.is_tcp() && !sk.is_held() {
+        child::closed(phase, sk);
+    }
+    Some(())
+}
+
+/// Changes that a softirq can make. Each body finds nothing left to do when it is run a second time.
+#[inline(always)]
+fn in_any_context(sk: Sock, old: i32, new: i32) -> Option<()> {
+    use tcp::*;
+    match (old, new) {
+        (ESTABLISHED, CLOSE_WAIT) => child::fin(sk),
+        (SYN_SENT, ESTABLISHED) if sk.is_tcp() => connect::established(sk),
+        (SYN_SENT, CLOSE) if sk.is_tcp() => connect::closed(sk),
+        _ => None,
+    }
+}
+
+/// Changes that only a process makes: nothing of ours is running below it.
+#[inline(always)]
+fn in_a_process(sk: Sock, old: i32, new: i32) -> Option<()> {
+    use tcp::*;
+    match (old, new) {
+        (CLOSE, SYN_SENT) if sk.is_tcp() => connect::started(sk),
+        (CLOSE, LISTEN) if sk.is_tcp() => listener::open(sk, true).map(drop),
+        (LISTEN, CLOSE) if sk.is_tcp() => listener::close(sk),
+        _ => None,
+    }
 }

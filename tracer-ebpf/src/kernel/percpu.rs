@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::{bpf_map_lookup_percpu_elem, bpf_probe_read_kernel, bpf_probe_read_kernel_buf};
 
 use super::config;
-use crate::maps::{CPU, CpuState, SCRATCH};
+use crate::maps::{CPU, CpuState, SCRATCH, Twin};
 
 /// This CPU's state.
 #[inline(always)]
@@ -14,6 +14,28 @@ pub(crate) fn cpu() -> Option<&'static mut CpuState> {
     // SAFETY: the pointer is to this CPU's value of a map that lives as long as the program. Programs of one CPU can
     // interrupt each other (a softirq in a system call); each field has one writer context, as its documentation says.
     Some(unsafe { &mut *state })
+}
+
+/// The first of two programs has handled this object.
+#[inline(always)]
+pub(crate) fn first_handled(twin: Twin, object: u64) {
+    if let Some(cpu) = cpu() {
+        cpu.handled[twin as usize] = object;
+    }
+}
+
+/// Whether the second of two programs has to handle this object, because the first was not run for it.
+#[inline(always)]
+pub(crate) fn second_must_handle(twin: Twin, object: u64) -> bool {
+    match cpu() {
+        Some(cpu) => {
+            let handled = cpu.handled[twin as usize] == object;
+            // The same address can come again: of that the first has to speak again.
+            cpu.handled[twin as usize] = 0;
+            !handled
+        }
+        None => false,
+    }
 }
 
 /// `bpf_array.pptrs[0]` of the map `CPU`: the per-CPU address of its value, before any CPU's offset is added.

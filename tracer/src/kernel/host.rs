@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use super::KernelError;
@@ -62,6 +62,7 @@ impl Host {
         let read = |source| KernelError::Read { path: path.display().to_string(), source };
         let file = File::open(&path).map_err(read)?;
         let mut found = [(0u64, 0u64); N];
+        let (mut listed, mut shown) = (false, false);
         let mut reader = BufReader::with_capacity(1 << 16, file);
         let mut line = String::new();
         loop {
@@ -72,14 +73,19 @@ impl Host {
             let mut words = line.split_ascii_whitespace();
             let (Some(address), Some(_), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
             let Ok(address) = u64::from_str_radix(address, 16) else { continue };
+            (listed, shown) = (true, shown || address != 0);
+            // A module's symbol has a fourth word; the functions asked for are in the kernel itself.
+            if words.next().is_some() {
+                continue;
+            }
+            // The kernel's own symbols come in the order of their addresses, of which several can be equal.
             for (start, end) in &mut found {
-                if *start != 0 && address > *start && (*end == 0 || address < *end) {
+                if *start != 0 && address > *start && *end == 0 {
                     *end = address;
                 }
             }
-            // A module's symbol has a fourth word; the functions asked for are in the kernel itself.
-            if words.next().is_none()
-                && let Some(i) = names.iter().position(|n| *n == name)
+            if let Some(i) = names.iter().position(|n| *n == name)
+                && found[i].0 == 0
             {
                 found[i].0 = address;
             }
@@ -87,21 +93,20 @@ impl Host {
                 return Ok(found);
             }
         }
-        let missing = found.iter().position(|(start, _)| *start == 0).unwrap_or(0);
-        Err(KernelError::NoSymbol { symbol: names[missing], path: path.display().to_string(), problem: hidden(&path) })
-    }
-}
-
-fn hidden(path: &Path) -> String {
-    let all_zero = File::open(path)
-        .ok()
-        .and_then(|f| BufReader::new(f).lines().next())
-        .and_then(Result::ok)
-        .is_some_and(|l| l.starts_with("0000000000000000 "));
-    if all_zero {
-        "its addresses are hidden; run as root, or with CAP_SYSLOG, and with kernel.kptr_restrict below 2".to_owned()
-    } else {
-        "it is not listed; the kernel must be built with CONFIG_KALLSYMS=y and the function must not be inlined"
-            .to_owned()
+        let Some(unknown) = found.iter().position(|(_, end)| *end == 0) else { return Ok(found) };
+        let problem = match found[unknown].0 {
+            0 if listed && !shown => {
+                "its addresses are hidden; run as root, or with CAP_SYSLOG, and with kernel.kptr_restrict below 2"
+            }
+            0 => {
+                "it is not listed; the kernel must be built with CONFIG_KALLSYMS=y and the function must not be inlined"
+            }
+            _ => "no symbol follows it, so that its end is not known; please report it with `uname -r`",
+        };
+        Err(KernelError::NoSymbol {
+            symbol: names[unknown],
+            path: path.display().to_string(),
+            problem: problem.to_owned(),
+        })
     }
 }

@@ -2,6 +2,10 @@
 
 mod host;
 mod layout;
+mod types;
+
+#[cfg(test)]
+mod tests;
 
 pub use host::Host;
 pub use layout::{DropReasons, Layout};

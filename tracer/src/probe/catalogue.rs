@@ -37,7 +37,8 @@ pub enum Point {
 pub struct Hook {
     /// Its name: the function that it stands for.
     pub name: &'static str,
-    /// Its programs in the tracepoint flavour, and where they go.
+    /// Its programs in the tracepoint flavour, and where they go. Of two at one place, the first is attached first, and so
+    /// runs first.
     pub tracepoints: &'static [(&'static str, Point)],
     /// What cannot be told without it.
     pub without: &'static str,
@@ -47,22 +48,22 @@ pub struct Hook {
 pub const HOOKS: &[Hook] = &[
     Hook {
         name: "tcp_conn_request",
-        tracepoints: &[("tp_consume_skb", Point::Btf("consume_skb"))],
+        tracepoints: &[("tp_consume_skb", Point::Btf("consume_skb")), ("tp_consume_skb2", Point::Btf("consume_skb"))],
         without: "what became of each SYN",
     },
     Hook {
         name: "tcp_check_req",
-        tracepoints: &[("tp_kfree_skb", Point::Btf("kfree_skb"))],
+        tracepoints: &[("tp_kfree_skb", Point::Btf("kfree_skb")), ("tp_kfree_skb2", Point::Btf("kfree_skb"))],
         without: "final ACKs dropped, resets, refused and filtered SYNs",
     },
     Hook {
         name: "inet_sk_set_state",
-        tracepoints: &[("tp_set_state", Point::Btf("inet_sock_set_state"))],
+        tracepoints: &[("tp_set_state", Point::Btf("inet_sock_set_state")), ("tp_set_state2", Point::Btf("inet_sock_set_state"))],
         without: "connections entering the accept queue, listeners, local clients",
     },
     Hook {
         name: "tcp_child_process",
-        tracepoints: &[("tp_data_ready", Point::Btf("sk_data_ready"))],
+        tracepoints: &[("tp_data_ready", Point::Btf("sk_data_ready")), ("tp_data_ready2", Point::Btf("sk_data_ready"))],
         without: "what completed late connections; members of SO_REUSEPORT groups",
     },
     Hook {

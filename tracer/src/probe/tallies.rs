@@ -1,5 +1,7 @@
 //! Reading what was counted.
 
+use std::os::fd::{AsFd, AsRawFd};
+
 use aya::{
     Pod,
     maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
@@ -7,7 +9,8 @@ use aya::{
 use tracer_abi::abi::{COUNTERS, ControlOp, Global, ListenerInfo, NetCounters, Process, SlotCounters, Tuple, Watch};
 
 use super::{
-    Probe, ProbeError,
+    HOOKS, Probe, ProbeError,
+    catalogue::Point,
     load::{WATCH_ENTRIES, map},
 };
 
@@ -117,6 +120,21 @@ impl Probe {
         tallies.processes.sort_by_key(|(pid, p)| (std::cmp::Reverse(p.connects), *pid));
         tallies.namespaces.sort_by_key(|n| n.netns);
         Ok(tallies)
+    }
+
+    /// How often a program of a place without a pair was not run, because another one was running on that CPU: events that
+    /// nobody saw (`recursion_misses`, kernel 5.12 and later).
+    #[must_use]
+    pub fn unseen(&self) -> u64 {
+        let single = HOOKS.iter().flat_map(|hook| hook.tracepoints).filter(|(_, point)| matches!(point, Point::Classic(..)));
+        single
+            .filter_map(|(name, _)| {
+                let fd = self.ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();
+                // The collector's own descriptor; there is no other way to this number in aya.
+                let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+                text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
+            })
+            .sum()
     }
 
     /// Makes room in the kernel side's memory of troubled attempts, if more than a quarter of it is taken: attempts of which

@@ -201,6 +201,12 @@ impl Session {
         self.look_around(&tallies);
         let watched = self.probe.watched()?;
         let mut doubts = std::mem::take(&mut self.doubts);
+        let unseen = self.probe.unseen();
+        if unseen > 0 {
+            doubts.push(format!(
+                "{unseen} returns of accept() or connect() were not seen, because another BPF program ran on that CPU just then"
+            ));
+        }
         if unreadable > 0 {
             doubts.push(format!("{unreadable} records of the ring buffer could not be read"));
         }

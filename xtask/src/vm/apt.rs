@@ -14,8 +14,8 @@ use crate::host;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Mirrors may lag behind: a release's lists count for this long after they were signed, even where they say less.
-const LISTS_ARE_VALID_FOR: &str = "Acquire::Min-ValidTime=7776000"; // seconds: 90 days
+/// Mirrors may lag behind: a release's lists count for this many seconds after they were signed, even where they say less.
+const LISTS_ARE_VALID_FOR: u32 = 90 * 24 * 60 * 60;
 
 /// A private apt directory for one Debian release.
 pub(super) struct Apt {
@@ -38,6 +38,7 @@ impl Apt {
         // Nothing is installed there.
         apt.write("status", "")?;
         apt.write("sources.list", &format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"))?;
+        apt.write("apt.conf", &configuration(&apt.directory))?;
         host::execute(apt.command("apt-get").args(["--quiet", "update"]))?;
         Ok(apt)
     }
@@ -67,24 +68,7 @@ impl Apt {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        let at = |place: &str| self.directory.join(place).display().to_string();
-        // Everything else, a proxy for example, stays as the machine has it.
-        for option in [
-            format!("Dir::State::status={}", at("status")),
-            format!("Dir::State::lists={}", at("lists")),
-            format!("Dir::Cache={}", at("cache")),
-            format!("Dir::Etc::sourcelist={}", at("sources.list")),
-            "Dir::Etc::sourceparts=-".into(),
-            "Dir::Etc::preferences=-".into(),
-            "Dir::Etc::preferencesparts=-".into(),
-            "APT::Architecture=amd64".into(),
-            "APT::Sandbox::User=root".into(),
-            "Acquire::Languages=none".into(),
-            "Acquire::Retries=3".into(),
-            LISTS_ARE_VALID_FOR.into(),
-        ] {
-            command.args(["-o", &option]);
-        }
+        command.arg("--config-file").arg(self.directory.join("apt.conf"));
         command
     }
 
@@ -92,6 +76,27 @@ impl Apt {
         let path = self.directory.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
+}
+
+/// What differs from the machine's own configuration; everything else, a proxy for example, stays as it is.
+fn configuration(directory: &Path) -> String {
+    let directory = directory.display();
+    format!(
+        r#"Dir::State::status "{directory}/status";
+Dir::State::lists "{directory}/lists";
+Dir::Cache "{directory}/cache";
+Dir::Etc::sourcelist "{directory}/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+APT::Architecture "amd64";
+APT::Sandbox::User "root";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::Languages "none";
+Acquire::Min-ValidTime "{LISTS_ARE_VALID_FOR}";
+Acquire::Retries "3";
+"#
+    )
 }
 
 /// The Debian mirror that this machine's apt uses.

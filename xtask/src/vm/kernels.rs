@@ -94,7 +94,7 @@ impl Cache {
         );
         let directory = self.root.join(&release);
         if !directory.is_dir() {
-            let packages = packages_with_content(&image, &dependencies(&apt.show(&image)?));
+            let packages = packages_with_content(&image, &release, &dependencies(&apt.show(&image)?));
             self.unpack(&apt, &packages, &release, &directory)?;
         }
         Ok(Image { release, directory })
@@ -171,11 +171,11 @@ fn image_package(dependencies: &[String]) -> anyhow::Result<String> {
     found.with_context(|| format!("{META_PACKAGE} depends on no kernel, only on {dependencies:?}"))
 }
 
-/// The packages that hold the kernel and its modules: newer releases leave the image package itself empty.
-fn packages_with_content(image: &str, dependencies: &[String]) -> Vec<String> {
-    let part = |name: &&String| name.starts_with("linux-binary-") || name.starts_with("linux-modules-");
+/// The packages that hold the kernel and its modules: newer releases leave the image package itself empty, and spread the
+/// content over others, whose names end alike.
+fn packages_with_content(image: &str, release: &str, dependencies: &[String]) -> Vec<String> {
     let mut packages = vec![image.to_owned()];
-    packages.extend(dependencies.iter().filter(part).cloned());
+    packages.extend(dependencies.iter().filter(|name| name.ends_with(&format!("-{release}"))).cloned());
     packages
 }
 
@@ -197,11 +197,13 @@ mod tests {
     #[test]
     fn a_split_kernel_is_fetched_in_all_its_parts() {
         let old = "linux-image-6.1.0-50-cloud-amd64";
-        assert_eq!(packages_with_content(old, &names(&["kmod", "linux-base", "dracut"])), [old]);
-        let new = "linux-image-7.2.13+deb14-cloud-amd64";
-        let parts = ["linux-binary-7.2.13+deb14-cloud-amd64", "linux-modules-7.2.13+deb14-cloud-amd64"];
-        let packages = packages_with_content(new, &names(&["dracut", parts[0], parts[1], "linux-base"]));
-        assert_eq!(packages, [new, parts[0], parts[1]]);
+        let packages = packages_with_content(old, "6.1.0-50-cloud-amd64", &names(&["kmod", "linux-base", "dracut"]));
+        assert_eq!(packages, [old]);
+        let release = "7.2.13+deb14-cloud-amd64";
+        let part = |kind: &str| format!("linux-{kind}-{release}");
+        let dependencies = [part("base"), part("binary"), "linux-base".into(), "dracut".into(), part("modules")];
+        let packages = packages_with_content(&part("image"), release, &dependencies);
+        assert_eq!(packages, ["image", "base", "binary", "modules"].map(part));
     }
 
     #[test]

@@ -85,10 +85,9 @@ pub(super) fn support(kernel: Kernel, flavour: Flavour) -> Support {
     use Kernel::{Newest, V5_10, V6_1, V6_12};
     match (flavour, kernel) {
         (Fentry | Kprobe, _) => Support::Absent("this version of the tracer has tracepoints only"),
-        (Auto | Tracepoint, V5_10) => {
-            Support::Absent("its kernel lacks what tracepoints need, first of all 5.12's atomics")
+        (Auto | Tracepoint, V5_10 | V6_1) => {
+            Support::Absent("its tracepoint consume_skb does not say where in the kernel a packet ended (6.4)")
         }
-        (Auto | Tracepoint, V6_1) => Support::Absent("its kernel has no tracepoint sk_data_ready (6.3)"),
         (Auto | Tracepoint, V6_12 | Newest) => Support::Expected,
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Record {
     pub(super) probes: Vec<(String, Option<i32>, String)>,
     trouble: Option<String>,
     scenarios: BTreeMap<String, Tests>,
-    running: Option<(String, String)>,
+    running: Vec<(String, String)>,
 }
 
 #[derive(Default)]
@@ -57,9 +57,9 @@ impl Record {
             Line::Ready { release, uptime_ms } => self.ready = Some((release, Duration::from_millis(uptime_ms))),
             Line::Probed { name, code, message } => self.probes.push((name, code, message)),
             Line::Listed { scenario, tests } => self.scenarios.entry(scenario).or_default().listed = tests,
-            Line::Begun { scenario, test } => self.running = Some((scenario, test)),
+            Line::Begun { scenario, test } => self.running.push((scenario, test)),
             Line::Ended { scenario, test, verdict, took_ms } => {
-                self.running = None;
+                self.running.retain(|it| (&it.0, &it.1) != (&scenario, &test));
                 let tests = self.scenarios.entry(scenario).or_default();
                 tests.ended.push((test, verdict));
                 tests.took += Duration::from_millis(took_ms);
@@ -76,7 +76,7 @@ impl Record {
         };
         let failed = tests.ended.iter().filter(|it| it.1 != Verdict::Passed);
         let mut failed: Vec<_> = failed.map(|(test, verdict)| format!("{test} ({})", verdict.word())).collect();
-        if let Some((_, test)) = self.running.as_ref().filter(|it| it.0 == scenario) {
+        for (_, test) in self.running.iter().filter(|it| it.0 == scenario) {
             failed.push(format!("{test} ({})", self.why(end)));
         }
         if !failed.is_empty() {
