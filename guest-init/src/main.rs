@@ -46,6 +46,7 @@ fn work() -> anyhow::Result<()> {
 fn follow_plan(host: &Host) -> anyhow::Result<()> {
     let text = fs::read_to_string(plan::PATH).with_context(|| format!("cannot read {}", plan::PATH))?;
     let plan = Plan::parse(&text)?;
+    setup::limits()?;
     setup::modules(&plan.modules)?;
     setup::loopback()?;
     let release = rustix::system::uname().release().to_string_lossy().into_owned();

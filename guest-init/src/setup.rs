@@ -9,6 +9,7 @@ use anyhow::{Context as _, ensure};
 use rustix::{
     io::Errno,
     mount::{MountFlags, mount},
+    process::{Resource, Rlimit, setrlimit},
 };
 
 /// File systems: type and place.
@@ -34,6 +35,13 @@ pub(crate) fn mounts() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lets processes open as many files as scenarios with thousands of connections need; a kernel begins with 4096 at most.
+pub(crate) fn limits() -> anyhow::Result<()> {
+    const FILES: Option<u64> = Some(65_536);
+    setrlimit(Resource::Nofile, Rlimit { current: FILES, maximum: FILES })
+        .context("cannot raise the limit of open files")
 }
 
 /// Loads modules in the given order.

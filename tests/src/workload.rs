@@ -135,10 +135,5 @@ pub fn cookies(wire: &Wire, listener: &Listener) -> Result<Cookies> {
     wrong.bogus_ack()?;
     Peer::new(wire, listener.address(), 900).bogus_ack()?;
     let addresses = |group: &[Peer<'_>]| group.iter().map(|peer| peer.address).collect();
-    Ok(Cookies {
-        ordinary: addresses(ordinary),
-        cookie: addresses(cookie),
-        wrong: wrong.address,
-        waiting: WAITING,
-    })
+    Ok(Cookies { ordinary: addresses(ordinary), cookie: addresses(cookie), wrong: wrong.address, waiting: WAITING })
 }

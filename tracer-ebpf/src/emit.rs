@@ -28,6 +28,15 @@ pub(crate) fn count(what: Global) {
     }
 }
 
+/// Adds to a global counter.
+#[inline(always)]
+pub(crate) fn count_many(what: Global, by: u64) {
+    if let Some(counter) = GLOBALS.get_ptr_mut(what as u32) {
+        // SAFETY: as above.
+        unsafe { *counter += by };
+    }
+}
+
 /// This CPU's counters of a slot.
 #[inline(always)]
 pub(crate) fn slot_counters(slot: u32) -> Option<&'static mut SlotCounters> {

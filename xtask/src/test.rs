@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::host;
+use crate::{host, vm};
 
 /// The package of the scenarios.
 const SCENARIOS: &str = "tracer-tests";
@@ -24,6 +24,9 @@ pub(crate) struct Options {
     /// Run only the tests whose name contains this
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
+    /// Then also run the scenarios on other kernels, as `cargo xtask vm` does
+    #[arg(long, conflicts_with = "filter")]
+    guests: bool,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -51,7 +54,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     ensure!(all.passed > 0, "no test has a name that contains {:?}", options.filter.as_deref().unwrap_or(""));
     ensure!(all.ignored == 0, "{} tests are marked as ignored; every test has to run", all.ignored);
     println!("every test passed: {} unit, {} on the running kernel", unit.passed, scenarios.passed);
-    Ok(())
+    if options.guests { vm::run(&vm::Options::default()) } else { Ok(()) }
 }
 
 /// The tracer reads its tracepoints' ids there and mounts it where it is not mounted; the kernel has to have it.

@@ -53,7 +53,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// The longest that the tracer may take to refuse.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(60);
 
-#[derive(clap::Args)]
+/// The default is everything.
+#[derive(clap::Args, Default)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
     #[command(subcommand)]
@@ -64,9 +65,9 @@ pub(crate) struct Options {
     /// A flavour to force; may be given more than once [default: all that can be forced]
     #[arg(long, value_enum)]
     hooks: Vec<Flavour>,
-    /// Run only this scenario: a file of tests/tests, without `.rs`
+    /// Run only this scenario: a file of tests/tests, without `.rs`; may be given more than once
     #[arg(long, value_name = "NAME")]
-    scenario: Option<String>,
+    scenario: Vec<String>,
     /// Keep the guests' file systems, consoles and recordings even when all goes well
     #[arg(long)]
     keep: bool,
@@ -86,7 +87,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let workspace = Workspace::locate()?;
     qemu::prepare()?;
     let directory = workspace.target.join("vm");
-    let host = Host { cache: Cache::locate()?, programs: build::build(options.scenario.as_deref())?, directory };
+    let host = Host { cache: Cache::locate()?, programs: build::build(&options.scenario)?, directory };
     if let Some(Subcommand::Shell { kernel }) = options.command {
         return host.shell(kernel);
     }

@@ -144,9 +144,12 @@ pub enum Global {
     PortExhausted = 7,
     /// Local connects that found no room in the map of running connects.
     ConnectsUnseen = 8,
+    /// Drops that the kernel counted and whose packets were not shown to a program: the counter had risen by more than the
+    /// packet at hand can raise it.
+    DropsUnseen = 9,
 }
 
 impl Global {
     /// Number of global counters.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 10;
 }

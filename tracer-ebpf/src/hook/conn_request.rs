@@ -16,13 +16,13 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tracer_abi::abi::{
-    Cause, Counter, Deltas, EventKind, NO_LISTENER, Phase, flag, state,
+    Cause, Counter, Deltas, EventKind, Global, NO_LISTENER, Phase, flag, state,
     verdict::{self, Syn},
 };
 
 use super::listener;
 use crate::{
-    emit::{emit, now, queues, slot_counters},
+    emit::{count_many, emit, now, queues, slot_counters},
     kernel::{ALL, Net, Segment, Skb, Sock, config, first_handled, only, second_must_handle},
     maps::Twin,
     watch,
@@ -71,6 +71,9 @@ fn handled(skb: Skb) -> Option<()> {
     net.take(known, only(Counter::ListenDrops) | only(Counter::SyncookiesSent), &mut deltas)?;
     if deltas.of(Counter::ListenDrops) | deltas.of(Counter::SyncookiesSent) != 0 {
         net.take(known, ALL, &mut deltas)?;
+    }
+    if phase == Phase::Counting && deltas.of(Counter::ListenDrops) > 1 {
+        count_many(Global::DropsUnseen, deltas.of(Counter::ListenDrops) as u64 - 1);
     }
     let segment = skb.segment(known.inum)?;
     let listed = listener::of_port(net, segment.tuple.port)?;

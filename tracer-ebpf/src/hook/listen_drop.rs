@@ -19,13 +19,13 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tracer_abi::abi::{
-    Cause, Counter, Deltas, EventKind, NO_LISTENER, Phase, flag, state,
+    Cause, Counter, Deltas, EventKind, Global, NO_LISTENER, Phase, flag, state,
     verdict::{self, Ack},
 };
 
 use super::{conn_request::drop_syn, listener};
 use crate::{
-    emit::{emit, queues, slot_counters},
+    emit::{count_many, emit, queues, slot_counters},
     kernel::{ALL, Segment, Skb, Sock, config, first_handled, second_must_handle, tcp},
     maps::Twin,
     watch,
@@ -73,6 +73,12 @@ fn refused(skb: Skb, reason: u32, sk: Sock) -> Option<()> {
     let slot = listener::slot_of(sk.0)?;
     let segment = skb.segment(known.inum)?;
     listener::settle_drops(slot, sk);
+    // A final ACK raises ListenDrops by one, everything else that comes here not at all.
+    let drops = deltas.of(Counter::ListenDrops) as u64;
+    let own = segment.is_ack() as u64;
+    if phase == Phase::Counting && drops > own {
+        count_many(Global::DropsUnseen, drops - own);
+    }
     if segment.is_syn() {
         repeated_syn(phase, &segment, reason, &deltas, slot)
     } else if segment.is_rst() {

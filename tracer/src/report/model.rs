@@ -248,6 +248,8 @@ pub struct Missed {
     pub namespaces: u64,
     /// Local connects that found no room.
     pub connects: u64,
+    /// Drops that the kernel counted and no program was shown.
+    pub drops: u64,
 }
 
 /// Whether the ledger can be relied upon.
@@ -297,6 +299,12 @@ impl Check {
             "local connect() found no room to be followed",
             "local connect() calls found no room to be followed",
             "the numbers of the clients are too low",
+        );
+        note(
+            missed.drops,
+            "drop was counted by the kernel without being shown to a program",
+            "drops were counted by the kernel without being shown to a program",
+            "as many packets more were dropped than the ledger says",
         );
         for pair in &counters {
             if pair.kernel != pair.tracer {

@@ -24,14 +24,15 @@ pub(super) struct Scenario {
     pub(super) path: PathBuf,
 }
 
-/// Builds everything; with a name, of the scenarios only that one.
-pub(super) fn build(only: Option<&str>) -> anyhow::Result<Programs> {
+/// Builds everything; with names, of the scenarios only those.
+pub(super) fn build(only: &[String]) -> anyhow::Result<Programs> {
     add_target()?;
     println!("building the tracer and the scenarios for the guests");
     let tracer = cargo(&["build", "--release", "--package", "tracer", "--bin", "tracer"])?;
     let init = cargo(&["build", "--profile", PROFILE, "--package", "guest-init", "--bin", "guest-init"])?;
-    let which = only.map_or(["--test", "*"], |name| ["--test", name]);
-    let tests = [&["test", "--no-run", "--profile", PROFILE, "--package", "tracer-tests"][..], &which].concat();
+    let mut tests = vec!["test", "--no-run", "--profile", PROFILE, "--package", "tracer-tests"];
+    let which = if only.is_empty() { &["*".to_owned()] } else { only };
+    which.iter().for_each(|name| tests.extend(["--test", name]));
     let mut scenarios = executables(&cargo(&tests)?, "test");
     scenarios.sort_by(|one, other| one.name.cmp(&other.name));
     ensure!(!scenarios.is_empty(), "package tracer-tests has no scenarios");

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufReader, Read},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -12,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use guest_init::line::Line;
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::host;
 
@@ -125,6 +127,10 @@ pub(super) fn interact(guest: &Guest, accelerator: Accelerator) -> anyhow::Resul
 
 fn machine(guest: &Guest, accelerator: Accelerator) -> Command {
     let mut command = Command::new(host::find_program(QEMU).unwrap_or_else(|| PathBuf::from(QEMU)));
+    // A guest must not outlive this program, however that ends: it would keep two CPUs busy.
+    let die_with_parent = || Ok(set_parent_process_death_signal(Some(Signal::TERM))?);
+    // SAFETY: the closure makes one system call and allocates nothing, which is all that is allowed between fork and exec.
+    unsafe { command.pre_exec(die_with_parent) };
     command.args(["-no-user-config", "-nodefaults", "-machine", "pc", "-display", "none", "-m", "1024", "-smp", "2"]);
     match accelerator {
         Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
