@@ -188,6 +188,10 @@ pub struct Check {
     pub exact: bool,
     pub events_lost: u64,
     pub counters: BTreeMap<String, Pair>,
+    #[serde(default)]
+    pub packets_unseen: u64,
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// One of `check.counters`

@@ -98,14 +98,7 @@ impl Session {
     /// # Errors
     /// Names every law that the report breaks.
     pub fn finish(self) -> Result<Finished> {
-        let finished = self.finish_inexact()?;
-        let check = &finished.report.check;
-        ensure!(check.exact && check.events_lost == 0, "the tracer itself says that it is not exact: {check:#?}");
-        let unattributed = finished.report.totals.lost_by("unattributed");
-        ensure!(unattributed == 0, "{unattributed} unattributed: {:#?}", finished.report.totals);
-        let broken = event_laws(&finished.report, &finished.events);
-        ensure!(broken.is_empty(), "{broken:#?}\n{:#?}", finished.report);
-        Ok(finished)
+        self.finish_inexact()?.exact()
     }
 
     /// The same, where the tracer was made to lose events.
@@ -153,6 +146,20 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// Demands an exact report, with nothing lost and nothing unattributed.
+    ///
+    /// # Errors
+    /// Says what is missing, or which event line disagrees with the summary.
+    pub fn exact(self) -> Result<Self> {
+        let check = &self.report.check;
+        ensure!(check.exact && check.events_lost == 0, "the tracer itself says that it is not exact: {check:#?}");
+        let unattributed = self.report.totals.lost_by("unattributed");
+        ensure!(unattributed == 0, "{unattributed} unattributed: {:#?}", self.report.totals);
+        let broken = event_laws(&self.report, &self.events);
+        ensure!(broken.is_empty(), "{broken:#?}\n{:#?}", self.report);
+        Ok(self)
+    }
+
     /// The only listener on the session's port and namespace.
     ///
     /// # Errors

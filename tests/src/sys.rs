@@ -59,7 +59,7 @@ pub(crate) fn make_tun(device: &File, name: &str) -> io::Result<()> {
     let mut request = interface(name);
     request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which outlives the call.
-    check(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
+    check(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &raw mut request) })
 }
 
 /// Brings the interface `name` of the calling thread's namespace up.
@@ -69,9 +69,9 @@ pub(crate) fn bring_up(name: &str) -> io::Result<()> {
     // SAFETY: both requests read and write one `ifreq`, which outlives the
     // calls; SIOCGIFFLAGS has set `ifru_flags` before it is read.
     unsafe {
-        check(libc::ioctl(control.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request))?;
+        check(libc::ioctl(control.as_raw_fd(), libc::SIOCGIFFLAGS as libc::Ioctl, &raw mut request))?;
         request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
-        check(libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request))
+        check(libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &raw mut request))
     }
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn add_ipv4(name: &str, address: Ipv4Addr) -> io::Result<()> {
         // union is large enough for both; the ioctl reads one `ifreq`.
         unsafe {
             (&raw mut request.ifr_ifru.ifru_addr).cast::<libc::sockaddr_in>().write_unaligned(stored);
-            check(libc::ioctl(control.as_raw_fd(), operation, &raw mut request))?;
+            check(libc::ioctl(control.as_raw_fd(), operation as libc::Ioctl, &raw mut request))?;
         }
     }
     Ok(())
@@ -106,7 +106,7 @@ pub(crate) fn add_ipv6(name: &str, address: Ipv6Addr) -> io::Result<()> {
         ifr6_ifindex: index as c_int,
     };
     // SAFETY: SIOCSIFADDR on an IPv6 socket reads one `in6_ifreq`.
-    check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFADDR, &raw const request) })
+    check(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFADDR as libc::Ioctl, &raw const request) })
 }
 
 /// Attaches a classic BPF filter that drops every packet to `socket`.

@@ -16,7 +16,11 @@ const ATTEMPTS: u64 = 20_000;
 
 fn twenty_thousand_attempts_five_times(syncookies: &str) -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock();
-    for round in 0..5 {
+    // On a machine that is busy with other things as well, the kernel was seen not to show all SYNs to the tracer's programs.
+    // Such a round has to be declared inexact, by as many packets as are missing (the laws see to that); five have to be exact.
+    let (mut exact, mut declared) = (0, 0);
+    while exact < 5 {
+        let round = exact + declared;
         let namespace = Namespace::enter()?;
         namespace.set("net/ipv4/tcp_syncookies", syncookies)?;
         // What is left over has to be over soon.
@@ -33,7 +37,16 @@ fn twenty_thousand_attempts_five_times(syncookies: &str) -> Result<()> {
         let overflows = session.kernel()?.get("ListenOverflows");
         ensure!(overflows > 100, "too little pressure: {overflows} overflows, {truth}");
 
-        let finished = session.finish().with_context(|| format!("round {round}: {truth}"))?;
+        let finished = session.finish_inexact().with_context(|| format!("round {round}: {truth}"))?;
+        let check = &finished.report.check;
+        if check.packets_unseen > 0 {
+            println!("round {round}: {} packets unseen, and said so: {:?}", check.packets_unseen, check.notes);
+            declared += 1;
+            ensure!(declared <= 5, "{declared} rounds of {round} were not exact");
+            continue;
+        }
+        exact += 1;
+        let finished = finished.exact().with_context(|| format!("round {round}: {truth}"))?;
         let outcomes = finished.listener()?.ledger.outcomes();
         assert_eq!(outcomes, finished.report.totals.outcomes());
         assert_eq!(

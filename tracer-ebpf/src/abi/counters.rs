@@ -144,8 +144,8 @@ pub enum Global {
     PortExhausted = 7,
     /// Local connects that found no room in the map of running connects.
     ConnectsUnseen = 8,
-    /// Drops that the kernel counted and whose packets were not shown to a program: the counter had risen by more than the
-    /// packet at hand can raise it.
+    /// Drops and cookies that the kernel counted and whose packets were not shown to a program: its counters had risen by more than
+    /// the packet at hand can raise them.
     DropsUnseen = 9,
 }
 

@@ -72,8 +72,10 @@ fn handled(skb: Skb) -> Option<()> {
     if deltas.of(Counter::ListenDrops) | deltas.of(Counter::SyncookiesSent) != 0 {
         net.take(known, ALL, &mut deltas)?;
     }
-    if phase == Phase::Counting && deltas.of(Counter::ListenDrops) > 1 {
-        count_many(Global::DropsUnseen, deltas.of(Counter::ListenDrops) as u64 - 1);
+    // A SYN is dropped once, or answered with one cookie, or neither.
+    let raised = deltas.of(Counter::ListenDrops) as u64 + deltas.of(Counter::SyncookiesSent) as u64;
+    if phase == Phase::Counting && raised > 1 {
+        count_many(Global::DropsUnseen, raised - 1);
     }
     let segment = skb.segment(known.inum)?;
     let listed = listener::of_port(net, segment.tuple.port)?;

@@ -14,7 +14,7 @@ mod task;
 
 pub(crate) use config::config;
 pub(crate) use net::{ALL, Net, only};
-pub(crate) use percpu::{first_handled, second_must_handle, cpu, percpu_offset, percpu_offset_of};
+pub(crate) use percpu::{cpu, first_handled, percpu_offset, percpu_offset_of, second_must_handle};
 pub(crate) use request::Request;
 pub(crate) use skb::{Segment, Skb};
 pub(crate) use sock::Sock;

@@ -58,7 +58,10 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         name: "inet_sk_set_state",
-        tracepoints: &[("tp_set_state", Point::Btf("inet_sock_set_state")), ("tp_set_state2", Point::Btf("inet_sock_set_state"))],
+        tracepoints: &[
+            ("tp_set_state", Point::Btf("inet_sock_set_state")),
+            ("tp_set_state2", Point::Btf("inet_sock_set_state")),
+        ],
         without: "connections entering the accept queue, listeners, local clients",
     },
     Hook {

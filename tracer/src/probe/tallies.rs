@@ -126,7 +126,8 @@ impl Probe {
     /// nobody saw (`recursion_misses`, kernel 5.12 and later).
     #[must_use]
     pub fn unseen(&self) -> u64 {
-        let single = HOOKS.iter().flat_map(|hook| hook.tracepoints).filter(|(_, point)| matches!(point, Point::Classic(..)));
+        let single =
+            HOOKS.iter().flat_map(|hook| hook.tracepoints).filter(|(_, point)| matches!(point, Point::Classic(..)));
         single
             .filter_map(|(name, _)| {
                 let fd = self.ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();

@@ -145,6 +145,7 @@ struct Check<'a> {
     exact: bool,
     events_lost: u64,
     unwatched: u64,
+    packets_unseen: u64,
     counters: BTreeMap<&'static str, Pair>,
     notes: &'a [String],
 }
@@ -248,6 +249,7 @@ impl<'a> Wire<'a> {
                 exact: report.check.exact,
                 events_lost: report.check.missed.events,
                 unwatched: report.check.missed.unwatched,
+                packets_unseen: report.check.missed.packets,
                 counters: report
                     .check
                     .counters

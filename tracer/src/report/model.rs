@@ -248,8 +248,8 @@ pub struct Missed {
     pub namespaces: u64,
     /// Local connects that found no room.
     pub connects: u64,
-    /// Drops that the kernel counted and no program was shown.
-    pub drops: u64,
+    /// Drops and cookies that the kernel counted and no program was shown.
+    pub packets: u64,
 }
 
 /// Whether the ledger can be relied upon.
@@ -301,10 +301,10 @@ impl Check {
             "the numbers of the clients are too low",
         );
         note(
-            missed.drops,
-            "drop was counted by the kernel without being shown to a program",
-            "drops were counted by the kernel without being shown to a program",
-            "as many packets more were dropped than the ledger says",
+            missed.packets,
+            "packet was dropped or answered with a cookie without being shown to a program",
+            "packets were dropped or answered with a cookie without being shown to a program",
+            "their attempts are known only by other packets",
         );
         for pair in &counters {
             if pair.kernel != pair.tracer {

@@ -190,7 +190,7 @@ fn check(facts: &Facts, global: impl Fn(Global) -> u64) -> Check {
             listeners: global(Global::ListenersUnseen),
             namespaces: global(Global::NetsUnseen),
             connects: global(Global::ConnectsUnseen),
-            drops: global(Global::DropsUnseen),
+            packets: global(Global::DropsUnseen),
         },
     )
 }
