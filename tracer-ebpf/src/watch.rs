@@ -77,7 +77,7 @@ pub(crate) fn note(tuple: &Tuple, isn: u32, is_syn: bool, slot: u32) -> Noted {
         *watch = fresh;
         return Noted { watch: Some(watch), new: true, earlier: remember };
     }
-    if WATCH.insert(tuple, &fresh, 0).is_err() {
+    if WATCH.insert(tuple, fresh, 0).is_err() {
         count(Global::Unwatched);
         return Noted { watch: None, new: true, earlier: remember };
     }

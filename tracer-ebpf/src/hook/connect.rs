@@ -46,7 +46,7 @@ pub(super) fn started(sk: Sock) -> Option<()> {
     let task = current();
     let entry = Connecting { pid: task.pid(), closed: 0, tuple: sk.client_tuple(netns), comm: task.comm() };
     count(Global::Connects);
-    if CONNECTING.insert(sk.0, &entry, 0).is_err() {
+    if CONNECTING.insert(sk.0, entry, 0).is_err() {
         count(Global::ConnectsUnseen);
         return None;
     }
@@ -59,7 +59,7 @@ fn by_process(entry: &Connecting, field: impl FnOnce(&mut Process) -> &mut u64) 
     if PROCESSES.get_ptr_mut(entry.pid).is_none() {
         let process = Process { connects: 0, established: 0, failed: 0, comm: entry.comm };
         // BPF_NOEXIST: another thread of the process may have been faster.
-        let _ = PROCESSES.insert(entry.pid, &process, 1);
+        let _ = PROCESSES.insert(entry.pid, process, 1);
     }
     let process = PROCESSES.get_ptr_mut(entry.pid)?;
     // SAFETY: a preallocated element that is never removed while programs are attached; its counters are only ever changed by

@@ -38,7 +38,7 @@ pub(crate) fn info(slot: u32) -> Option<&'static mut ListenerInfo> {
 #[inline(always)]
 pub(crate) fn slot_of(sk: u64) -> Option<u32> {
     // SAFETY: the value is read at once; entries are replaced, never removed, while programs are attached.
-    unsafe { LISTENERS.get(&sk) }.copied()
+    unsafe { LISTENERS.get(sk) }.copied()
 }
 
 /// Makes a listener known; `seen` if its `listen()` is happening now.
@@ -114,13 +114,13 @@ fn enlist(net: Net, port: u16, address: &[u8; 16], slot: u32) -> Option<()> {
         None => {
             let mut first = Group { slots: [0; MEMBERS], len: 1, leader: slot, closed: 0, padding: 0 };
             first.slots[0] = slot;
-            GROUPS.insert(&key, &first, 0).ok()?;
+            GROUPS.insert(key, first, 0).ok()?;
         }
         Some(group) => join(group, slot)?,
     }
     let key = PortKey { net: net.0, port: port as u32, padding: 0 };
     let Some(known) = PORTS.get_ptr_mut(key) else {
-        return PORTS.insert(&key, Port { slot, listeners: 1 }, 0).ok();
+        return PORTS.insert(key, Port { slot, listeners: 1 }, 0).ok();
     };
     // SAFETY: a preallocated element that is never removed; opening listeners of one port at the same instant on two CPUs both
     // leave it with more than one, which sends every look-up to the groups.
@@ -213,7 +213,7 @@ fn leave(group: &mut Group, slot: u32) {
 pub(crate) fn of_port(net: Net, port: u16) -> Option<Port> {
     let key = PortKey { net: net.0, port: port as u32, padding: 0 };
     // SAFETY: a preallocated element that is never removed; the value is copied at once.
-    unsafe { PORTS.get(&key) }.copied()
+    unsafe { PORTS.get(key) }.copied()
 }
 
 #[inline(always)]
