@@ -8,7 +8,7 @@
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -39,10 +39,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     // Both parts always run: a failure in the first must not hide one in the second.
     let mut unit = host::cargo();
     unit.args(["test", "--workspace", "--exclude", SCENARIOS, "--no-fail-fast"]);
-    let unit = run_tests(unit, options, &[]);
-    let mut scenarios = host::cargo();
-    scenarios.args(["test", "--package", SCENARIOS, "--no-fail-fast"]).env("TRACER_BIN", &tracer);
-    let scenarios = run_tests(scenarios, options, &["--test-threads=1"]);
+    let unit = run_tests(unit, &["--"], &options.filter).and_then(Run::passed);
+    let scenarios = run_scenarios(&tracer, options).and_then(Run::passed);
 
     let (unit, scenarios) = match (unit, scenarios) {
         (Ok(unit), Ok(scenarios)) => (unit, scenarios),
@@ -99,9 +97,56 @@ impl Counts {
     }
 }
 
+/// How many scenarios may be run a second time.
+const REPEATED: usize = 2;
+
+/// Runs the scenarios; what fails because the tracer itself declares its report inexact is run once more, and said aloud.
+///
+/// The kernel was seen not to show a packet to any program, about once in a hundred runs of a scenario (ARCHITECTURE.md, "What we
+/// found out"). The tracer notices and says so, and a scenario that demands an exact report then fails. A report that claims to be
+/// exact and is not is never given a second chance.
+fn run_scenarios(tracer: &Path, options: &Options) -> anyhow::Result<Run> {
+    let cargo_test = || {
+        let mut command = host::cargo();
+        command.args(["test", "--package", SCENARIOS, "--no-fail-fast"]).env("TRACER_BIN", tracer);
+        command
+    };
+    let mut first = run_tests(cargo_test(), &["--", "--test-threads=1"], &options.filter)?;
+    if first.failed.is_empty() || first.failed.len() > REPEATED || !first.declared_inexact {
+        return Ok(first);
+    }
+    println!("NOT EXACT, and declared so by the tracer: {}; once more", first.failed.join(", "));
+    let again = run_tests(cargo_test(), &["--", "--test-threads=1", "--exact"], &first.failed)?;
+    if again.failed.is_empty() && again.error.is_none() {
+        println!("exact when repeated: {}", first.failed.join(", "));
+        first.error = None;
+        first.counts = first.counts.plus(again.counts);
+    }
+    Ok(first)
+}
+
+/// One call of `cargo test`.
+struct Run {
+    counts: Counts,
+    failed: Vec<String>,
+    /// A failing test printed a report that says of itself that it is not exact.
+    declared_inexact: bool,
+    error: Option<anyhow::Error>,
+}
+
+impl Run {
+    fn passed(self) -> anyhow::Result<Counts> {
+        self.error.map_or(Ok(self.counts), Err)
+    }
+}
+
 /// Runs `cargo test`, passing its output through, and adds up what it reports.
-fn run_tests(mut cargo_test: Command, options: &Options, harness: &[&str]) -> anyhow::Result<Counts> {
-    cargo_test.arg("--").args(harness).args(&options.filter);
+fn run_tests<'a>(
+    mut cargo_test: Command,
+    harness: &[&str],
+    names: impl IntoIterator<Item = &'a String>,
+) -> anyhow::Result<Run> {
+    cargo_test.args(harness).args(names);
     let words: Vec<_> = cargo_test.get_args().map(|word| word.to_string_lossy()).collect();
     let shown = format!("cargo {}", words.join(" "));
     println!("$ {shown}");
@@ -111,21 +156,32 @@ fn run_tests(mut cargo_test: Command, options: &Options, harness: &[&str]) -> an
         .spawn()
         .with_context(|| format!("cannot start {shown}"))?;
     let stdout = child.stdout.take().expect("stdout was set to a pipe");
-    let mut counts = Counts::default();
+    let mut run = Run { counts: Counts::default(), failed: Vec::new(), declared_inexact: false, error: None };
     let mut terminal = io::stdout().lock();
     let mut lines = BufReader::new(stdout);
     let mut line = Vec::new();
     // Bytes, as a test may print anything.
     while lines.read_until(b'\n', &mut line).with_context(|| format!("cannot read the output of {shown}"))? > 0 {
         terminal.write_all(&line).context("cannot write to stdout")?;
-        if let Some(more) = closing_line(&String::from_utf8_lossy(&line)) {
-            counts = counts.plus(more);
+        let text = String::from_utf8_lossy(&line);
+        if let Some(more) = closing_line(&text) {
+            run.counts = run.counts.plus(more);
         }
+        run.failed.extend(failed_test(&text));
+        run.declared_inexact |= text.contains("exact: false");
         line.clear();
     }
     let status = child.wait().with_context(|| format!("cannot wait for {shown}"))?;
-    ensure!(status.success(), "tests failed ({shown}: {status})");
-    Ok(counts)
+    if !status.success() {
+        run.error = Some(anyhow::anyhow!("tests failed ({shown}: {status})"));
+    }
+    Ok(run)
+}
+
+/// Reads `test NAME ... FAILED`.
+fn failed_test(line: &str) -> Option<String> {
+    let name = line.trim().strip_prefix("test ")?.strip_suffix(" ... FAILED")?;
+    Some(name.to_owned())
 }
 
 /// Reads `test result: ok. 4 passed; 0 failed; 1 ignored; ...`.
@@ -144,6 +200,13 @@ mod tests {
         let line = "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s\n";
         assert_eq!(closing_line(line), Some(Counts { passed: 12, ignored: 1 }));
         assert_eq!(closing_line("test ledger::late ... ok\n"), None);
+    }
+
+    #[test]
+    fn a_failed_test_is_known_by_its_line() {
+        assert_eq!(failed_test("test a_b ... FAILED\n").as_deref(), Some("a_b"));
+        assert_eq!(failed_test("test a_b ... ok\n"), None);
+        assert_eq!(failed_test("test result: FAILED. 0 passed; 1 failed\n"), None);
     }
 
     #[test]
