@@ -155,6 +155,18 @@ pub fn kernel_laws(report: &Report, low: &Netstat, high: &Netstat, alone: bool) 
     broken.0
 }
 
+/// What a report declares as unseen has to be proven from elsewhere: at most `hidden` packets were handled where the kernel may run
+/// no BPF program (see [`crate::hidden`]). A tracer that misses packets for any other reason breaks this law, whatever it declares.
+#[must_use]
+pub fn hidden_laws(report: &Report, hidden: u64) -> Vec<String> {
+    let mut broken = Violations::default();
+    let unseen = report.check.packets_unseen;
+    broken.expect(unseen <= hidden, || {
+        format!("{unseen} packets declared as unseen, but the kernel hid at most {hidden}")
+    });
+    broken.0
+}
+
 fn frame(report: &Report, broken: &mut Violations) {
     let start = report.window.start.parse::<jiff::Timestamp>();
     let end = report.window.end.parse::<jiff::Timestamp>();
@@ -335,6 +347,15 @@ mod tests {
             let broken = laws(&serde_json::from_value(report)?);
             assert!(!broken.is_empty(), "a wrong {field} is not noticed");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_declared_as_unseen_needs_evidence() -> Result<()> {
+        let mut report: Report = serde_json::from_value(lawful())?;
+        report.check.packets_unseen = 2;
+        assert_eq!(hidden_laws(&report, 2), Vec::<String>::new());
+        assert_eq!(hidden_laws(&report, 1).len(), 1);
         Ok(())
     }
 }

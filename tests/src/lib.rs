@@ -16,6 +16,7 @@
 //! | [`workload`] | traffic that more than one scenario needs |
 //! | [`load`] | many connections at once |
 //! | [`tracer`] | the program under test: start, readiness, marks, stop, outcome |
+//! | [`hidden`] | what kernels may hide from every BPF program, counted without BPF |
 //! | [`report`] | a typed view of its JSON |
 //! | [`laws`] | what has to hold in every report, whatever the traffic |
 //! | [`session`] | all of these around one workload |
@@ -24,6 +25,7 @@
 //! `target/release/tracer`. Nothing here skips: without root, without a TUN
 //! device or without the program a scenario fails and says so.
 
+pub mod hidden;
 pub mod laws;
 pub mod load;
 pub mod namespace;

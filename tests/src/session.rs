@@ -6,11 +6,17 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use crate::laws::{event_laws, kernel_laws, laws};
+use crate::hidden::Evidence;
+use crate::laws::{event_laws, hidden_laws, kernel_laws, laws};
 use crate::namespace::Namespace;
 use crate::netstat::{CHECKED, Netstat};
 use crate::report::{Event, ListenerReport, Outcomes, Report, clients_of, parse_events};
 use crate::tracer::{Output, Start, Tracer};
+
+/// The option that forces the flavour under test: `TRACER_HOOKS`, as `cargo xtask vm` sets it.
+fn forced_hooks() -> Vec<String> {
+    std::env::var("TRACER_HOOKS").map_or_else(|_| Vec::new(), |flavour| vec!["--hooks".to_owned(), flavour])
+}
 
 /// How the tracer is told which namespaces to trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +67,8 @@ impl Session {
             Scope::Inside => Start::inside()?.args(["--netns", "self"]),
             Scope::Everywhere => Start::on_host(namespace)?,
         };
-        let start =
-            start.args(["--port", &port.to_string(), "--format", "events"]).args(["--output".into(), output.path()]);
+        let start = start.port(port).args(["--format", "events"]).args(["--output".into(), output.path()]);
+        let start = start.args(forced_hooks());
         let tracer = options(start).spawn()?.ready()?;
         let ready = Netstat::read()?;
         Ok(Self { tracer, output, netns: namespace.inode()?, port, scope, spawned, ready })
@@ -116,6 +122,7 @@ impl Session {
         ensure!(outcome.stdout.is_empty(), "stdout is not empty: {}", outcome.stdout);
 
         let mut broken = laws(&report);
+        broken.extend(hidden_laws(&report, outcome.hidden.packets()));
         if self.scope != Scope::Everywhere {
             let low = stopping.since(&self.ready);
             let high = stopped.since(&self.spawned);
@@ -123,12 +130,14 @@ impl Session {
         }
         ensure!(
             broken.is_empty(),
-            "{broken:#?}\n{report:#?}\nstderr: {}\nkernel: {:?}",
+            "{broken:#?}\n{report:#?}\nstderr: {}\nkernel: {:?}\n{}",
             outcome.stderr,
-            stopped.since(&self.ready).nonzero(&CHECKED)
+            stopped.since(&self.ready).nonzero(&CHECKED),
+            outcome.hidden
         );
         let (netns, port) = (self.netns, self.port);
-        Ok(Finished { report, events, netns, port, stderr: outcome.stderr })
+        let (hidden, evidence) = (outcome.hidden.events(), outcome.hidden);
+        Ok(Finished { report, events, hidden, netns, port, stderr: outcome.stderr, evidence })
     }
 }
 
@@ -141,6 +150,10 @@ pub struct Finished {
     pub events: Vec<Event>,
     /// The tracer's messages.
     pub stderr: String,
+    /// How many events the kernel may have hidden from the tracer. It was not, if this is 0.
+    pub hidden: u64,
+    /// Where they were, in words.
+    pub evidence: Evidence,
     netns: u64,
     port: u16,
 }
@@ -152,11 +165,15 @@ impl Finished {
     /// Says what is missing, or which event line disagrees with the summary.
     pub fn exact(self) -> Result<Self> {
         let check = &self.report.check;
-        ensure!(check.exact && check.events_lost == 0, "the tracer itself says that it is not exact: {check:#?}");
+        let hidden = &self.evidence;
+        ensure!(
+            check.exact && check.events_lost == 0,
+            "the tracer itself says that it is not exact: {check:#?}\n{hidden}"
+        );
         let unattributed = self.report.totals.lost_by("unattributed");
-        ensure!(unattributed == 0, "{unattributed} unattributed: {:#?}", self.report.totals);
+        ensure!(unattributed == 0, "{unattributed} unattributed: {:#?}\n{hidden}", self.report.totals);
         let broken = event_laws(&self.report, &self.events);
-        ensure!(broken.is_empty(), "{broken:#?}\n{:#?}", self.report);
+        ensure!(broken.is_empty(), "{broken:#?}\n{:#?}\n{hidden}", self.report);
         Ok(self)
     }
 
@@ -180,7 +197,7 @@ impl Finished {
     /// Shows both sides.
     pub fn expect(&self, expected: &Outcomes) -> Result<()> {
         let listener = self.listener()?.ledger.outcomes();
-        ensure!(listener == *expected, "listener: {listener:#?}\nis not {expected:#?}");
+        ensure!(listener == *expected, "listener: {listener:#?}\nis not {expected:#?}\n{}", self.evidence);
         self.expect_totals(expected)
     }
 
@@ -190,7 +207,7 @@ impl Finished {
     /// Shows both sides.
     pub fn expect_totals(&self, expected: &Outcomes) -> Result<()> {
         let totals = self.report.totals.outcomes();
-        ensure!(totals == *expected, "totals: {totals:#?}\nis not {expected:#?}");
+        ensure!(totals == *expected, "totals: {totals:#?}\nis not {expected:#?}\n{}", self.evidence);
         Ok(())
     }
 

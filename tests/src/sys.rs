@@ -1,11 +1,11 @@
 //! The system calls that no safe crate wraps, each behind a safe function.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 use std::fs::File;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -126,6 +126,60 @@ pub(crate) fn drop_everything(socket: BorrowedFd<'_>) -> io::Result<()> {
         )
     };
     check(status)
+}
+
+/// `struct perf_event_attr` in its first version, which every kernel takes.
+#[repr(C)]
+#[derive(Default)]
+struct PerfEvent {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup_events: u32,
+    breakpoint_type: u32,
+    config1: u64,
+}
+
+/// Counts a tracepoint's events that pass `filter` while `thread` is current, and, with `new_threads`, while a thread is that
+/// it begins from now on. Kernels before 5.13 can do that only together with child processes, and refuse it (EINVAL).
+pub(crate) fn count_tracepoint(
+    thread: libc::pid_t,
+    tracepoint: u64,
+    filter: &CStr,
+    new_threads: bool,
+) -> io::Result<OwnedFd> {
+    const PERF_TYPE_TRACEPOINT: u32 = 2;
+    const DISABLED: u64 = 1 << 0;
+    const INHERIT: u64 = 1 << 1;
+    const INHERIT_THREAD: u64 = 1 << 35;
+    const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+    const PERF_EVENT_IOC_ENABLE: libc::Ioctl = 0x2400;
+    const PERF_EVENT_IOC_SET_FILTER: libc::Ioctl = 0x4008_2406;
+    const ANY_CPU: c_int = -1;
+    const NO_GROUP: c_int = -1;
+    let event = PerfEvent {
+        kind: PERF_TYPE_TRACEPOINT,
+        size: size_of::<PerfEvent>() as u32,
+        config: tracepoint,
+        flags: DISABLED | if new_threads { INHERIT | INHERIT_THREAD } else { 0 },
+        ..PerfEvent::default()
+    };
+    // SAFETY: the kernel reads `size` bytes from `event`, which outlives the call.
+    let counter = unsafe {
+        libc::syscall(libc::SYS_perf_event_open, &raw const event, thread, ANY_CPU, NO_GROUP, PERF_FLAG_FD_CLOEXEC)
+    } as c_int;
+    check(counter)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nothing else owns it.
+    let counter = unsafe { OwnedFd::from_raw_fd(counter) };
+    // SAFETY: the kernel reads a string from `filter`, which ends with a zero byte and outlives the call.
+    check(unsafe { libc::ioctl(counter.as_raw_fd(), PERF_EVENT_IOC_SET_FILTER, filter.as_ptr()) })?;
+    // SAFETY: this request takes no pointer.
+    check(unsafe { libc::ioctl(counter.as_raw_fd(), PERF_EVENT_IOC_ENABLE, 0) })?;
+    Ok(counter)
 }
 
 fn interface(name: &str) -> libc::ifreq {

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::hidden::{Evidence, Hidden};
 use crate::namespace::Namespace;
 
 /// The longest that the tracer may take to become ready or to end.
@@ -36,6 +37,7 @@ pub struct Start<'a> {
     command: Command,
     host: Option<BorrowedFd<'a>>,
     stdout: Option<Stdio>,
+    port: Option<u16>,
 }
 
 impl<'a> Start<'a> {
@@ -58,7 +60,14 @@ impl<'a> Start<'a> {
     /// Another program file, from the namespace that the calling thread is in.
     #[must_use]
     pub fn program(path: &Path) -> Self {
-        Self { command: Command::new(path), host: None, stdout: None }
+        Self { command: Command::new(path), host: None, stdout: None, port: None }
+    }
+
+    /// Traces one port, and gathers evidence beside the tracer of what of this port it may not have been shown.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self.args(["--port", &port.to_string()])
     }
 
     /// Adds arguments.
@@ -110,12 +119,13 @@ impl<'a> Start<'a> {
             .stdin(Stdio::null())
             .stdout(self.stdout.take().unwrap_or_else(Stdio::piped))
             .stderr(Stdio::piped());
+        let hidden = self.port.map(Hidden::open);
         let mut child = self.command.spawn().context("cannot start the tracer")?;
         let stdout = child.stdout.take().map(read_all);
         let stderr = child.stderr.take().context("the tracer has no stderr")?;
         let (sender, ready) = channel();
         let stderr = reader(move || follow(stderr, &sender));
-        Ok(Tracer { child, ready, stdout, stderr })
+        Ok(Tracer { child, ready, stdout, stderr, hidden })
     }
 }
 
@@ -126,6 +136,7 @@ pub struct Tracer {
     ready: Receiver<()>,
     stdout: Option<Receiver<String>>,
     stderr: Receiver<String>,
+    hidden: Option<Hidden>,
 }
 
 /// What a tracer left behind.
@@ -137,6 +148,8 @@ pub struct Outcome {
     pub stdout: String,
     /// Its stderr.
     pub stderr: String,
+    /// What the kernel may have hidden from it: nothing unless it was started with [`Start::port`].
+    pub hidden: Evidence,
 }
 
 impl Outcome {
@@ -207,8 +220,10 @@ impl Tracer {
             }
             std::thread::sleep(Duration::from_millis(2));
         };
+        let hidden = self.hidden.as_ref().map_or_else(|| Ok(Evidence::default()), Hidden::read);
+        let hidden = hidden.context("cannot read the counters of what was hidden")?;
         let stdout = self.stdout.as_ref().map_or_else(|| Ok(String::new()), rest)?;
-        Ok(Outcome { status, stdout, stderr: rest(&self.stderr)? })
+        Ok(Outcome { status, stdout, stderr: rest(&self.stderr)?, hidden })
     }
 }
 

@@ -17,7 +17,8 @@ use tracer_tests::wait;
 /// Starts a tracer of `listener` with a JSON report on stdout.
 fn start(namespace: &Namespace, listener: &Listener, arguments: &[&str]) -> Result<Tracer> {
     Start::on_host(namespace)?
-        .args(["--port", &listener.port().to_string(), "--format", "json", "--netns"])
+        .port(listener.port())
+        .args(["--format", "json", "--netns"])
         .args([namespace.path()])
         .args(arguments.iter().copied())
         .spawn()
@@ -214,7 +215,8 @@ fn the_human_report_and_the_event_lines_go_to_stdout_and_messages_do_not() -> Re
         let listener = Listen::new(3).open()?;
         // The last of two equal options counts, as usual.
         let tracer = Start::on_host(&namespace)?
-            .args(["--port", &listener.port().to_string(), "--format", format, "--netns"])
+            .port(listener.port())
+            .args(["--format", format, "--netns"])
             .args([namespace.path()])
             .spawn()?
             .ready()?;

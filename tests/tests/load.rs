@@ -16,8 +16,9 @@ const ATTEMPTS: u64 = 20_000;
 
 fn twenty_thousand_attempts_five_times(syncookies: &str) -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock();
-    // On a machine that is busy with other things as well, the kernel was seen not to show all SYNs to the tracer's programs.
-    // Such a round has to be declared inexact, by as many packets as are missing (the laws see to that); five have to be exact.
+    // This kernel may run no BPF program while a thread of process 1 is current, so that packets handled by a softirq which
+    // interrupts one are hidden from every tracer (see `tracer_tests::hidden`). Such a round, and no other, may be inexact, if the
+    // tracer says so, and by as many packets as are missing (the laws see to that); five have to be exact.
     let (mut exact, mut declared) = (0, 0);
     while exact < 5 {
         let round = exact + declared;
@@ -39,8 +40,9 @@ fn twenty_thousand_attempts_five_times(syncookies: &str) -> Result<()> {
 
         let finished = session.finish_inexact().with_context(|| format!("round {round}: {truth}"))?;
         let check = &finished.report.check;
-        if check.packets_unseen > 0 {
-            println!("round {round}: {} packets unseen, and said so: {:?}", check.packets_unseen, check.notes);
+        let (exactly, unseen, evidence) = (check.exact, check.packets_unseen, &finished.evidence);
+        println!("round {round}: exact {exactly}, {unseen} packets declared as unseen; {evidence}");
+        if !check.exact && finished.hidden > 0 {
             declared += 1;
             ensure!(declared <= 5, "{declared} rounds of {round} were not exact");
             continue;
