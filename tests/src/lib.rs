@@ -17,6 +17,9 @@
 //! | [`load`] | many connections at once |
 //! | [`tracer`] | the program under test: start, readiness, marks, stop, outcome |
 //! | [`hidden`] | what kernels may hide from every BPF program, counted without BPF |
+//! | [`sockets`] | options that only few scenarios need |
+//! | [`uring`] | accept and connect through io_uring |
+//! | [`bpf`] | what BPF keeps in the kernel: programs, maps, links, pins |
 //! | [`report`] | a typed view of its JSON |
 //! | [`laws`] | what has to hold in every report, whatever the traffic |
 //! | [`session`] | all of these around one workload |
@@ -25,6 +28,7 @@
 //! `target/release/tracer`. Nothing here skips: without root, without a TUN
 //! device or without the program a scenario fails and says so.
 
+pub mod bpf;
 pub mod hidden;
 pub mod laws;
 pub mod load;
@@ -34,8 +38,10 @@ pub mod netstat;
 pub mod rawtcp;
 pub mod report;
 pub mod session;
+pub mod sockets;
 mod sys;
 pub mod tracer;
 pub mod traffic;
+pub mod uring;
 pub mod wait;
 pub mod workload;

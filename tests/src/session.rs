@@ -13,9 +13,10 @@ use crate::netstat::{CHECKED, Netstat};
 use crate::report::{Event, ListenerReport, Outcomes, Report, clients_of, parse_events};
 use crate::tracer::{Output, Start, Tracer};
 
-/// The option that forces the flavour under test: `TRACER_HOOKS`, as `cargo xtask vm` sets it.
-fn forced_hooks() -> Vec<String> {
-    std::env::var("TRACER_HOOKS").map_or_else(|_| Vec::new(), |flavour| vec!["--hooks".to_owned(), flavour])
+/// The flavour under test, if one is forced: `TRACER_HOOKS`, as `cargo xtask vm` sets it.
+#[must_use]
+pub fn forced_flavour() -> Option<String> {
+    std::env::var("TRACER_HOOKS").ok()
 }
 
 /// How the tracer is told which namespaces to trace.
@@ -68,10 +69,32 @@ impl Session {
             Scope::Everywhere => Start::on_host(namespace)?,
         };
         let start = start.port(port).args(["--format", "events"]).args(["--output".into(), output.path()]);
-        let start = start.args(forced_hooks());
-        let tracer = options(start).spawn()?.ready()?;
+        let start = options(start);
+        let start = match forced_flavour() {
+            Some(flavour) if !start.has("--hooks") => start.args(["--hooks", &flavour]),
+            _ => start,
+        };
+        let tracer = start.spawn()?.ready()?;
         let ready = Netstat::read()?;
         Ok(Self { tracer, output, netns: namespace.inode()?, port, scope, spawned, ready })
+    }
+
+    /// Starts the tracer in one flavour; `None` if the kernel does not take it and the tracer says so, naming the hook.
+    ///
+    /// # Errors
+    /// Fails when the tracer does not get ready for another reason.
+    pub fn start_by(namespace: &Namespace, port: u16, flavour: &str) -> Result<Option<Self>> {
+        match Self::start_with(namespace, port, Scope::Path, |start| start.args(["--hooks", flavour])) {
+            Ok(session) => Ok(Some(session)),
+            Err(error) if format!("{error:#}").contains(&format!("cannot be attached by {flavour}")) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The port that is traced.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// What the kernel has counted in this namespace since the start.
@@ -126,7 +149,7 @@ impl Session {
         if self.scope != Scope::Everywhere {
             let low = stopping.since(&self.ready);
             let high = stopped.since(&self.spawned);
-            broken.extend(kernel_laws(&report, &low, &high, true));
+            broken.extend(kernel_laws(&report, &low, &high, true, outcome.hidden.packets()));
         }
         ensure!(
             broken.is_empty(),

@@ -77,6 +77,12 @@ impl<'a> Start<'a> {
         self
     }
 
+    /// Whether this argument is among those that were added.
+    #[must_use]
+    pub fn has(&self, argument: &str) -> bool {
+        self.command.get_args().any(|it| it == argument)
+    }
+
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {

@@ -137,7 +137,8 @@ fn with_cookies_for_everybody_each_of_ten_clients_is_accepted_late_or_dropped() 
     let by_data = peers(&listener.accept_all()?);
     assert_eq!(by_data, &phantoms - &silent);
     let kernel = session.kernel()?;
-    assert_eq!(kernel.get("SyncookiesSent"), 10);
+    // On a slow machine a client sends its SYN once more, and gets another cookie.
+    assert!(kernel.get("SyncookiesSent") >= 10);
     assert_eq!(kernel.get("SyncookiesRecv"), (10 + by_data.len()) as u64);
 
     let finished = session.finish()?;

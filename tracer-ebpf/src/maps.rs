@@ -5,11 +5,13 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use tracer_abi::abi::{
     Global, Group, GroupKey, ListenerInfo, NetCounters, Port, PortKey, Process, SlotCounters, Tuple, Watch,
 };
+
+use crate::kernel::Segment;
 
 /// Namespaces that can be followed. A host with more containers than this that all listen reports `NetsUnseen`.
 pub(crate) const NETS_MAX: u32 = 512;
@@ -54,6 +56,10 @@ pub(crate) static PORTS: HashMap<PortKey, Port> = HashMap::with_max_entries(2048
 #[map]
 pub(crate) static GROUPS: HashMap<GroupKey, Group> = HashMap::with_max_entries(2048, 0);
 
+/// A zero value of [`GROUPS`], to insert.
+#[map]
+pub(crate) static NO_GROUP: Array<Group> = Array::with_max_entries(1, 0);
+
 /// Slot of a listener by the address of its `struct sock`: one look-up per `accept()`. As many as there are slots.
 #[map]
 pub(crate) static LISTENERS: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
@@ -62,9 +68,14 @@ pub(crate) static LISTENERS: HashMap<u64, u32> = HashMap::with_max_entries(4096,
 #[map]
 pub(crate) static SLOTS: Array<ListenerInfo> = Array::with_max_entries(1024, 0);
 
-/// The next free slot.
+/// The last slot that was taken, as a hint.
 #[map]
-pub(crate) static NEXT_SLOT: Array<u64> = Array::with_max_entries(1, 0);
+pub(crate) static LAST_SLOT: Array<u32> = Array::with_max_entries(1, 0);
+
+/// The slots that are taken. An entry can be inserted once, which is what decides between two CPUs: kernels before 5.12 have no
+/// atomic addition that tells its result. As many as there are slots.
+#[map]
+pub(crate) static TAKEN: HashMap<u32, u64> = HashMap::with_max_entries(1024, 0);
 
 /// What is counted per listener: all that a healthy connection costs is an addition here, at each step.
 #[map]
@@ -98,6 +109,39 @@ pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(4
 #[map]
 pub(crate) static CONNECTING: HashMap<u64, Connecting> = HashMap::with_max_entries(65_536, 0);
 
+/// The socket that a thread connects, for a probe at the end of `tcp_v4_connect()`, which is told only the result. It can sleep, so
+/// that a CPU's own memory will not do. Least recently used: with more threads than this in `connect()` at once, the reason of a
+/// failure is lost, and the attempt stays in progress.
+#[map]
+pub(crate) static CALLS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8192, 0);
+
+/// The listener's slot of a child that waits, where a port has several and the probe that sees it accepted is told the child only.
+/// Least recently used: of more waiting children than this, the oldest are counted for the group's first member.
+#[map]
+pub(crate) static CHILDREN: LruHashMap<u64, u32> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Children that TCP Fast Open put into the accept queue at their SYN, until their last ACK or their end: they are counted already.
+/// Looked at only while [`FAST_OPENED`] is not 0. Least recently used: of more than this at once, the oldest would be counted twice
+/// when its ACK comes, which the report notices.
+#[map]
+pub(crate) static FAST_OPEN: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8192, 0);
+
+/// How many connections were opened fast.
+#[map]
+pub(crate) static FAST_OPENED: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What the first of two programs has done for a thread, by thread: see `kernel::first_did`. Two threads with one place would both
+/// have to be between two programs of one event, and one of them preempted there.
+#[map]
+pub(crate) static DONE: Array<[u64; 2]> = Array::with_max_entries(DONE_LEN, 0);
+
+/// Places in [`DONE`]; a power of two.
+pub(crate) const DONE_LEN: u32 = 4096;
+
+/// The segment that the cookie check of this CPU is looking at, which it may free.
+#[map]
+pub(crate) static SEGMENT: PerCpuArray<Segment> = PerCpuArray::with_max_entries(1, 0);
+
 /// A copy of a map's head, from which the address of per-CPU values is taken.
 #[map]
 pub(crate) static SCRATCH: Array<[u8; 1024]> = Array::with_max_entries(1, 0);
@@ -110,6 +154,16 @@ pub(crate) struct CpuState {
     pub(crate) percpu_offset: u64,
     /// The request whose timer runs now; written and read in the timer softirq.
     pub(crate) timer_request: u64,
+    /// The request whose SYN-ACK was sent again last, until a request's timer has run; written and read in one softirq.
+    pub(crate) resent: u64,
+    /// The listener whose new child handles its first segment; written and read in one softirq, in the function flavours.
+    pub(crate) parent: u64,
+    /// The child that was made last and is not established yet; written and read in one softirq.
+    pub(crate) newborn: u64,
+    /// The packet that a request refused last; written and read in one softirq.
+    pub(crate) refused: u64,
+    /// Arguments of a function that is running, for its end; see [`Call`].
+    pub(crate) calls: [[u64; 2]; CALLED],
     /// The connection that has just entered the accept queue, until its listener is told; written and read in one softirq.
     pub(crate) child: u64,
     /// The slot that `child` was counted for.
@@ -124,15 +178,32 @@ pub(crate) struct CpuState {
     pub(crate) padding: u32,
 }
 
+/// Number of functions whose arguments are kept.
+const CALLED: usize = 4;
+
+/// Functions that run in a softirq, or with bottom halves off, from beginning to end: there is one at a time on a CPU.
+#[derive(Clone, Copy)]
+pub(crate) enum Call {
+    /// `tcp_conn_request`: listener and packet.
+    ConnRequest = 0,
+    /// `tcp_check_req`, `cookie_v4_check` and `cookie_v6_check`: socket and packet.
+    CheckReq = 1,
+    /// `tcp_child_process`: listener and child.
+    ChildProcess = 2,
+    /// `tcp_rtx_synack`: listener and request. It is called in `tcp_check_req` and in the timer.
+    RtxSynack = 3,
+}
+
 /// Number of places with a pair of programs.
-const TWINS: usize = 4;
+const TWINS: usize = 5;
 
 /// Places where events of a process and of a softirq come to the same program.
 ///
 /// The kernel does not run a program that is already running on that CPU (`bpf_trace_run`, since 6.1): what a softirq does while
 /// it interrupts our program is not shown to it. Under load that is hundreds of events a minute. So these places have two equal
 /// programs, one after the other: the first says what it has handled, and the second handles what the first was not run for. A
-/// softirq interrupts one of them at most, so that the other sees its events.
+/// softirq interrupts one of them at most, so that the other sees its events. Processes too can interrupt one another in a program
+/// (trampolines always; tracepoints on preemptible kernels since 7.0); what only they do is noted in [`DONE`].
 #[derive(Clone, Copy)]
 pub(crate) enum Twin {
     /// `consume_skb`; only what a softirq does matters.
@@ -143,6 +214,8 @@ pub(crate) enum Twin {
     Child = 2,
     /// `inet_sock_set_state` to CLOSE of what waits for `accept()`.
     Gone = 3,
+    /// `kfree_skb` again, for what never came to a listener.
+    Unheard = 4,
 }
 
 /// A local connect that is under way.
@@ -152,7 +225,9 @@ pub(crate) struct Connecting {
     /// Thread group.
     pub(crate) pid: u32,
     /// 1 once the socket has left SYN_SENT without a pending error: the system call is about to say why.
-    pub(crate) closed: u32,
+    pub(crate) closed: u16,
+    /// 1 once the function that sends the SYN has returned.
+    pub(crate) returned: u16,
     /// Destination.
     pub(crate) tuple: Tuple,
     /// The caller's name.

@@ -1,29 +1,18 @@
 //! `cargo xtask trim-btf`: from a kernel's type information (BTF) to the small part of it that `tracer` reads.
 //!
 //! The collector's tests read such files instead of a running kernel. What is kept means the same as in the whole: sizes,
-//! offsets, bit-fields, enumerators, numbers of arguments. What this kernel does not have is absent from the result too.
+//! offsets, bit-fields, enumerators, numbers of arguments, helpers. What this kernel does not have is absent from the result too.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use anyhow::Context as _;
-use tracer_abi::abi::{Counter, Offsets};
+use tracer_abi::abi::{Counter, Offsets, places};
 
 mod format;
 mod selection;
 
 use format::{Btf, Kind, Type};
 use selection::{Extent, Selection};
-
-/// The tracepoints whose arguments tracer/src/kernel/layout.rs checks.
-const TRACEPOINTS: [&str; 7] = [
-    "consume_skb",
-    "kfree_skb",
-    "inet_sock_set_state",
-    "tcp_retransmit_synack",
-    "sk_data_ready",
-    "timer_expire_entry",
-    "timer_expire_exit",
-];
 
 const DROP_REASONS: &str = "skb_drop_reason";
 
@@ -90,7 +79,7 @@ fn trim(btf: &Btf) -> Trimmed {
     for id in reasons {
         selection.keep(id, Extent::Whole);
     }
-    for tracepoint in TRACEPOINTS {
+    for tracepoint in places::TRACEPOINTS {
         let prototypes = named(btf, Kind::Typedef, &format!("btf_trace_{tracepoint}"))
             .filter(|(id, _)| selection.keep_prototype(*id))
             .count();
@@ -98,6 +87,27 @@ fn trim(btf: &Btf) -> Trimmed {
             absent.push(format!("tracepoint {tracepoint}"));
         }
     }
+    for function in places::FUNCTIONS {
+        let mut found = false;
+        // Static functions can share a name; what tracer makes of that is for it to show.
+        for (id, _) in named(btf, Kind::Func, function) {
+            selection.keep(id, Extent::Whole);
+            found = true;
+        }
+        if !found {
+            absent.push(format!("function {function}"));
+        }
+    }
+    let helpers = [places::TASK_REGS, places::PERCPU_LOOKUP];
+    let mut missing = BTreeSet::from(helpers);
+    for (id, t) in named(btf, Kind::Enum, places::HELPERS) {
+        // There are hundreds, and each that is not asked for by name means the same to tracer.
+        selection.keep_enumerators(id, &helpers);
+        for item in t.items() {
+            missing.remove(btf.name(item[0]));
+        }
+    }
+    absent.extend(missing.into_iter().map(|helper| format!("{helper} in enum {}", places::HELPERS)));
     Trimmed { bytes: selection.write(), absent }
 }
 

@@ -84,6 +84,10 @@ pub struct Config {
     pub rcv_state_process: u64,
     /// End of it.
     pub rcv_state_process_end: u64,
+    /// Start and end of `tcp_v4_rcv` and of `tcp_v6_rcv`; used where a drop has no reason.
+    pub rcv: [u64; 4],
+    /// Start and end of `nf_hook_slow`; used where a drop has no reason.
+    pub netfilter: [u64; 2],
     /// Address of `reqsk_timer_handler`.
     pub reqsk_timer_handler: u64,
     /// Indices into `linux_mib.mibs`, by [`Counter`](super::Counter).
@@ -102,6 +106,22 @@ pub struct Config {
     pub nr_listen: u32,
     /// 1 if no ports were given: every listener is traced.
     pub every_port: u32,
+    /// 1 if SYNs are judged in a function hook, which knows the listener itself.
+    pub syn_by_function: u32,
+    /// 1 if segments for requests are judged in function hooks.
+    pub ack_by_function: u32,
+    /// 1 if the errors of `connect()` come from a function hook.
+    pub connect_by_function: u32,
+    /// 1 if a probe sees what is accepted, and is told the child only.
+    pub accept_by_probe: u32,
+    /// 1 if a probe sees the errors of `connect()`, and is told nothing else.
+    pub connect_by_probe: u32,
+    /// 1 if the kernel has `bpf_task_pt_regs()` (5.15).
+    pub has_task_regs: u32,
+    /// 1 if the kernel has `bpf_map_lookup_percpu_elem()` (5.19).
+    pub has_percpu_lookup: u32,
+    /// Offset of `first`, the first TCP connection, in `struct mptcp_sock`; `u32::MAX` where the kernel has no MPTCP.
+    pub mptcp_first: u32,
     /// Drop reasons.
     pub reasons: Reasons,
     /// Layouts.
@@ -176,6 +196,10 @@ offsets! {
     tp_total_retrans: "tcp_sock", "total_retrans";
     /// When the receive buffer was set up: of a child that nobody has read from, when it was established (microseconds).
     tp_rcvq_time: "tcp_sock", "rcvq_space.time";
+    /// Next sequence number that is expected.
+    tp_rcv_nxt: "tcp_sock", "rcv_nxt";
+    /// First sequence number that no process has read.
+    tp_copied_seq: "tcp_sock", "copied_seq";
     /// Of a client in SYN_SENT, its initial sequence number.
     tp_snd_una: "tcp_sock", "snd_una";
     /// SYN-ACK retransmissions of a request.

@@ -87,7 +87,8 @@ impl Counter {
 pub struct Deltas(pub [u8; COUNTERS]);
 
 impl Deltas {
-    /// How much this counter rose; 255 stands for 255 or more.
+    /// How much this counter rose. A packet raises a counter by one; of a rise beyond 255, which can only be made of packets that
+    /// were not seen, this is not 0, and nothing more.
     #[must_use]
     #[inline(always)]
     pub const fn of(&self, counter: Counter) -> u8 {
@@ -117,7 +118,21 @@ impl NetCounters {
     /// `last` is valid.
     pub const FOLLOWED: u32 = 1;
     /// `start` is valid too, and `seen` is added to.
-    pub const COUNTED: u32 = 2;
+    pub const COUNTED: u32 = 3;
+
+    /// All ones if `last` is valid, else 0: to be used without a branch.
+    #[must_use]
+    #[inline(always)]
+    pub const fn followed(&self) -> u64 {
+        0u64.wrapping_sub(self.mode as u64 & 1)
+    }
+
+    /// All ones if `seen` is added to, else 0.
+    #[must_use]
+    #[inline(always)]
+    pub const fn counted(&self) -> u64 {
+        0u64.wrapping_sub(self.mode as u64 >> 1 & 1)
+    }
 }
 
 const _: () = assert!(size_of::<NetCounters>() == 4 * 8 * COUNTERS + 8);

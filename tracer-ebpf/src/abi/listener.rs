@@ -5,6 +5,9 @@ use super::{CAUSES, Tuple};
 /// The slot of attempts that met no listener: refused, filtered before one was found, or failed in `connect()`.
 pub const NO_LISTENER: u32 = 0;
 
+/// How many listeners can open at the same instant, each on a CPU, and all get a slot.
+pub const RIVALS: u32 = 16;
+
 /// Listeners that can share one address and port at a time (SO_REUSEPORT).
 pub const MEMBERS: usize = 16;
 

@@ -5,6 +5,7 @@ mod config;
 mod counters;
 mod event;
 mod listener;
+pub mod places;
 mod tuple;
 pub mod verdict;
 mod watch;
@@ -14,8 +15,8 @@ pub use config::{Config, Control, ControlOp, Offsets, Phase, Reasons, TCP_RULES}
 pub use counters::{COUNTERS, Counter, Deltas, Global, NetCounters};
 pub use event::{Event, EventKind, TASK_COMM_LEN, flag};
 pub use listener::{
-    Group, GroupKey, ListenerInfo, MEMBERS, NO_LISTENER, Port, PortKey, SlotCounters, WAIT_BUCKETS, wait_bucket,
-    wait_bucket_floor_us,
+    Group, GroupKey, ListenerInfo, MEMBERS, NO_LISTENER, Port, PortKey, RIVALS, SlotCounters, WAIT_BUCKETS,
+    wait_bucket, wait_bucket_floor_us,
 };
 pub use tuple::Tuple;
 pub use watch::{Process, Watch, state};

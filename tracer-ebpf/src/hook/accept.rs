@@ -6,22 +6,137 @@
 //! ```
 //! Called by `inet_accept()` for `accept()`, `accept4()`, io_uring and in-kernel servers. NULL is most often EAGAIN.
 //!
+//! It takes the child from the queue before the child has handled its first segment, on another CPU perhaps: `inet_accept()` then
+//! waits for that, by locking the child. So the moment that is used is the one after.
+//!
+//! As functions: the end of `inet_accept(sock, newsock, ...)` (4 arguments up to 6.9, 3 after); with probes, which would have to
+//! keep a frame for every thread that sleeps in it, `security_sock_graft(sk, newsock)` at its end, called by `sock_graft()`: there
+//! bottom halves are off, so that no packet comes in between, which probes could not be run for. It is told the child only; which
+//! of a port's several listeners it came from is kept from the time when it was queued. All of `accept()`, `accept4()`, io_uring and
+//! in-kernel servers come here.
+//!
 //! As a tracepoint: `sys_exit_accept` and `sys_exit_accept4`. The result is a file descriptor of the current task; behind it is
 //! the child, and behind the first argument, which the kernel leaves in the saved registers, the listener. io_uring does not come
 //! here. What is accepted may be closed already.
 //!
 //! Read from: net/ipv4/inet_connection_sock.c, net/ipv4/af_inet.c, net/socket.c (6.18).
 
-use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{
+    macros::{fexit, kprobe, tracepoint},
+    programs::{FExitContext, ProbeContext, TracePointContext},
+};
 use tracer_abi::abi::{EventKind, Phase, Tuple, flag, state, wait_bucket};
 
 use super::listener;
 use crate::{
     emit::{emit, now, slot_counters},
-    kernel::{INET, INET6, Sock, Syscall, current, sock_of_fd, tcp},
-    maps::EPOCH,
+    kernel::{INET, INET6, Sock, Syscall, current, first_did, second_must_do, sock_of, sock_of_fd, tcp},
+    maps::{CHILDREN, EPOCH},
     watch,
 };
+
+/// With four arguments: up to 6.9.
+#[fexit(function = "inet_accept")]
+fn fx_accept4(ctx: FExitContext) -> i32 {
+    let (socket, new, error): (u64, u64, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(4));
+    if error == 0 {
+        grafted(socket, new);
+        first_did(new);
+    }
+    0
+}
+
+/// The same, for what the first was not run for: another thread was preempted in it.
+#[fexit(function = "inet_accept")]
+fn fx_accept4b(ctx: FExitContext) -> i32 {
+    let (socket, new, error): (u64, u64, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(4));
+    if error == 0 && second_must_do(new) {
+        grafted(socket, new);
+    }
+    0
+}
+
+/// With three arguments: 6.10 and later.
+#[fexit(function = "inet_accept")]
+fn fx_accept3(ctx: FExitContext) -> i32 {
+    let (socket, new, error): (u64, u64, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(3));
+    if error == 0 {
+        grafted(socket, new);
+        first_did(new);
+    }
+    0
+}
+
+/// The same, for what the first was not run for.
+#[fexit(function = "inet_accept")]
+fn fx_accept3b(ctx: FExitContext) -> i32 {
+    let (socket, new, error): (u64, u64, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(3));
+    if error == 0 && second_must_do(new) {
+        grafted(socket, new);
+    }
+    0
+}
+
+/// `mptcp_stream_accept()`, which has the same arguments and calls neither: with four.
+#[fexit(function = "mptcp_stream_accept")]
+fn fx_maccept4(ctx: FExitContext) -> i32 {
+    let (socket, new, error): (u64, u64, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(4));
+    if error == 0 {
+        grafted(socket, new);
+    }
+    0
+}
+
+/// With three.
+#[fexit(function = "mptcp_stream_accept")]
+fn fx_maccept3(ctx: FExitContext) -> i32 {
+    let (socket, new, error): (u64, u64, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(3));
+    if error == 0 {
+        grafted(socket, new);
+    }
+    0
+}
+
+#[inline(always)]
+fn grafted(socket: u64, new: u64) -> Option<()> {
+    let phase = watch::phase()?;
+    accepted(phase, sock_of(socket)?.tcp()?, sock_of(new)?.tcp()?)
+}
+
+/// `security_sock_graft(sk, newsock)`: the child. Bottom halves are off, so that nothing interrupts this.
+#[kprobe]
+fn kp_graft(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg::<u64>(0) {
+        if let Some(child) = Sock(sk).tcp() {
+            taken(child);
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn taken(child: Sock) -> Option<()> {
+    let phase = watch::phase()?;
+    if !child.is_tcp() {
+        return None;
+    }
+    let net = child.net();
+    let port = child.local_port();
+    let listed = listener::of_port(net, port)?;
+    let slot = if listed.listeners == 1 {
+        listed.slot
+    } else {
+        // SAFETY: the value is copied at once.
+        match unsafe { CHILDREN.get(child.0) }.copied() {
+            Some(slot) => {
+                let _ = CHILDREN.remove(child.0);
+                slot
+            }
+            None => listener::find(listed, net, port, &child.server_tuple(port, 0).server),
+        }
+    };
+    accepted(phase, Sock(listener::info(slot)?.sk), child)
+}
 
 /// Offset of `ret` in the record of a `sys_exit_*` tracepoint.
 const RET: usize = 16;
@@ -48,12 +163,12 @@ fn returned(ctx: &TracePointContext) -> Option<()> {
         return None;
     }
     let phase = watch::phase()?;
-    let child = sock_of_fd(ret as u32)?;
+    let child = sock_of_fd(ret as u32)?.tcp()?;
     let family = child.family();
     if family != INET && family != INET6 {
         return None;
     }
-    let listener = sock_of_fd(Syscall::current().arg0() as u32)?;
+    let listener = sock_of_fd(Syscall::current().arg0() as u32)?.tcp()?;
     accepted(phase, listener, child)
 }
 

@@ -11,9 +11,19 @@ use tracer_abi::abi::{Counter, Deltas, EventKind, NO_LISTENER, Phase, Tuple, fla
 use super::listener;
 use crate::{
     emit::{emit, queues, slot_counters},
-    kernel::{Sock, cpu, current, only},
+    kernel::{Segment, Sock, atomic, config, cpu, current, only, tcp},
+    maps::{CHILDREN, FAST_OPEN, FAST_OPENED},
     watch,
 };
+
+/// The listener of the child of the moment, where a function hook knows it and the SYN was counted for that very listener; else 0.
+#[inline(always)]
+fn parent() -> u64 {
+    match cpu() {
+        Some(cpu) if config!(syn_by_function) != 0 => cpu.parent,
+        _ => 0,
+    }
+}
 
 /// A connection has been established and waits in the accept queue.
 #[inline(always)]
@@ -24,9 +34,14 @@ pub(super) fn queued(phase: Phase, sk: Sock) -> Option<()> {
     net.take(known, only(Counter::SyncookiesRecv), &mut deltas)?;
     let cookie = deltas.of(Counter::SyncookiesRecv) != 0;
 
-    let listed = listener::of_port(net, sk.local_port())?;
     let tuple = sk.server_tuple(sk.local_port(), known.inum);
-    let slot = listener::find(listed, net, tuple.port, &tuple.server);
+    let parent = parent();
+    let (slot, certain) = if parent != 0 {
+        (listener::slot_of(parent)?, true)
+    } else {
+        let listed = listener::of_port(net, tuple.port)?;
+        (listener::find(listed, net, tuple.port, &tuple.server), listed.listeners == 1)
+    };
     if slot == NO_LISTENER {
         return None;
     }
@@ -62,20 +77,82 @@ pub(super) fn queued(phase: Phase, sk: Sock) -> Option<()> {
     if !cookie {
         counters.children += 1;
     }
+    if config!(accept_by_probe) != 0 && listener::of_port(net, tuple.port)?.listeners > 1 {
+        let _ = CHILDREN.insert(sk.0, slot, 0);
+    }
     if let Some(listener) = listener::sock(slot) {
         let waiting = listener.accept_queue();
         if waiting > counters.max_accept_queue {
             counters.max_accept_queue = waiting;
         }
     }
-    // What follows is needed for a watched child, and where the port has several listeners.
-    if watched || listed.listeners > 1 {
+    // What follows is needed for a watched child, and where it is not certain which listener it is.
+    if watched || !certain {
         let cpu = cpu()?;
         cpu.child = sk.0;
         cpu.child_slot = slot;
         cpu.child_watched = watched as u32 | if cookie { 2 } else { 0 };
     }
     Some(())
+}
+
+/// A child was made from a listener.
+#[inline(always)]
+pub(super) fn made(sk: Sock) -> Option<()> {
+    cpu()?.newborn = sk.0;
+    Some(())
+}
+
+/// The child that the SYN at hand has made: TCP Fast Open makes it in `tcp_conn_request()`, everything else with the last ACK.
+#[inline(always)]
+pub(super) fn newborn(tuple: &Tuple) -> Option<Sock> {
+    let cpu = cpu()?;
+    if cpu.newborn == 0 {
+        return None;
+    }
+    let child = Sock(cpu.newborn);
+    cpu.newborn = 0;
+    // It may be one that was dropped again.
+    let is_it = child.state() == tcp::SYN_RECV && child.server_tuple(child.local_port(), tuple.netns) == *tuple;
+    if is_it { Some(child) } else { None }
+}
+
+/// A connection is in the accept queue since its SYN. The attempt and its request are counted by the caller.
+#[inline(always)]
+pub(super) fn opened_fast(segment: &Segment, slot: u32, sk: Sock) -> Option<()> {
+    let counters = slot_counters(slot)?;
+    counters.children += 1;
+    counters.queued += 1;
+    if let Some(known) = watch::find(&segment.tuple)
+        && known.isn == segment.seq
+    {
+        known.state = known.state & !state::HALF_OPEN | state::QUEUED;
+        emit(EventKind::ChildQueued, &segment.tuple, |e| {
+            e.slot = slot;
+            e.isn = segment.seq;
+            queues(e, listener::sock(slot));
+        });
+    }
+    if let Some(listener) = listener::sock(slot) {
+        let waiting = listener.accept_queue();
+        if waiting > counters.max_accept_queue {
+            counters.max_accept_queue = waiting;
+        }
+    }
+    FAST_OPEN.insert(sk.0, slot, 0).ok()?;
+    let opened = FAST_OPENED.get_ptr_mut(0)?;
+    // SAFETY: a live value of an array map, only ever changed by atomic addition.
+    unsafe { atomic::add(opened, 1) };
+    Some(())
+}
+
+/// Whether this child was opened fast, and is counted; it is forgotten then.
+#[inline(always)]
+pub(super) fn was_opened_fast(sk: Sock) -> bool {
+    match FAST_OPENED.get(0) {
+        Some(opened) if *opened != 0 => FAST_OPEN.remove(sk.0).is_ok(),
+        _ => false,
+    }
 }
 
 /// The child of the moment has received data (`flag::DATA`) or a FIN (`flag::FIN`).
@@ -115,10 +192,13 @@ pub(super) fn announced(listener: Sock) -> Option<()> {
     if cpu.child == 0 {
         return None;
     }
-    cpu.child = 0;
+    let child = core::mem::replace(&mut cpu.child, 0);
     let actual = listener::slot_of(listener.0)?;
     if actual == cpu.child_slot {
         return Some(());
+    }
+    if config!(accept_by_probe) != 0 {
+        let _ = CHILDREN.insert(child, actual, 0);
     }
     // A member of a group: it was counted for the first member when its SYN came, and is moved now.
     let request = (cpu.child_watched & 2 == 0) as u64;

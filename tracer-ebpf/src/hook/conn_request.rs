@@ -8,25 +8,86 @@
 //! Its return value says nothing: 0 for a request that was queued, for a cookie and for every drop. What it did stands in the
 //! counters (see [`tracer_abi::abi::verdict::syn`]).
 //!
+//! As a function: from its entry to its end, with bottom halves off. The same on all kernels from 5.10 to 7.2.
+//!
 //! As a tracepoint: `consume_skb(skb, location)`. `tcp_rcv_state_process()` consumes the SYN right after `conn_request()`, in the
 //! same softirq, whatever became of it, and consumes nothing else itself. Kernels up to 6.1 have no `location`. A SYN for a request
 //! that is queued already does not come here; it is answered and dropped in `tcp_check_req()` (see `listen_drop`).
 //!
 //! Read from: net/ipv4/tcp_input.c (6.18).
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe},
+    programs::{BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RetProbeContext},
+};
 use tracer_abi::abi::{
-    Cause, Counter, Deltas, EventKind, Global, NO_LISTENER, Phase, flag, state,
+    Cause, Counter, Deltas, EventKind, Global, NO_LISTENER, NetCounters, Phase, flag, state,
     verdict::{self, Syn},
 };
 
-use super::listener;
+use super::{child, listener};
 use crate::{
     emit::{count_many, emit, now, queues, slot_counters},
-    kernel::{ALL, Net, Segment, Skb, Sock, config, first_handled, only, second_must_handle},
-    maps::Twin,
+    kernel::{ALL, Net, Segment, Skb, Sock, config, first_handled, keep, kept, only, second_must_handle},
+    maps::{Call, Twin},
     watch,
 };
+
+#[fentry(function = "tcp_conn_request")]
+fn fe_conn_req(ctx: FEntryContext) -> i32 {
+    let sk: u64 = ctx.arg(2);
+    Sock(sk).net().sync();
+    0
+}
+
+#[fexit(function = "tcp_conn_request")]
+fn fx_conn_req(ctx: FExitContext) -> i32 {
+    let sk: u64 = ctx.arg(2);
+    let skb: u64 = ctx.arg(3);
+    judged(Sock(sk), Skb(skb));
+    0
+}
+
+#[kprobe]
+fn kp_conn_req(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(skb)) = (ctx.arg::<u64>(2), ctx.arg::<u64>(3)) {
+        keep(Call::ConnRequest, sk, skb);
+        Sock(sk).net().sync();
+    }
+    0
+}
+
+#[kretprobe]
+fn kr_conn_req(_ctx: RetProbeContext) -> u32 {
+    if let Some((sk, skb)) = kept(Call::ConnRequest) {
+        judged(Sock(sk), Skb(skb));
+    }
+    0
+}
+
+/// The end of the function: the listener is known.
+#[inline(always)]
+fn judged(sk: Sock, skb: Skb) -> Option<()> {
+    let phase = watch::phase()?;
+    let net = sk.net();
+    let known = net.counters()?;
+    let deltas = taken(net, known)?;
+    let slot = listener::slot_of(sk.0)?;
+    let segment = skb.segment(known.inum)?;
+    verdict(phase, net, &segment, &deltas, slot)
+}
+
+/// What this SYN raised.
+#[inline(always)]
+fn taken(net: Net, known: &mut NetCounters) -> Option<Deltas> {
+    let mut deltas = Deltas::default();
+    // Two reads tell a healthy SYN; the rest is read only if one of them moved. Only these two can move without a third.
+    net.take(known, only(Counter::ListenDrops) | only(Counter::SyncookiesSent), &mut deltas)?;
+    if deltas.of(Counter::ListenDrops) | deltas.of(Counter::SyncookiesSent) != 0 {
+        net.take(known, ALL, &mut deltas)?;
+    }
+    Some(deltas)
+}
 
 /// The end of every SYN that a listener handled.
 #[btf_tracepoint(function = "consume_skb")]
@@ -66,12 +127,7 @@ fn handled(skb: Skb) -> Option<()> {
     let phase = watch::phase()?;
     let net = skb.net_by_route();
     let known = net.counters()?;
-    let mut deltas = Deltas::default();
-    // Two reads tell a healthy SYN; the rest is read only if one of them moved. Only these two can move without a third.
-    net.take(known, only(Counter::ListenDrops) | only(Counter::SyncookiesSent), &mut deltas)?;
-    if deltas.of(Counter::ListenDrops) | deltas.of(Counter::SyncookiesSent) != 0 {
-        net.take(known, ALL, &mut deltas)?;
-    }
+    let deltas = taken(net, known)?;
     // A SYN is dropped once, or answered with one cookie, or neither.
     let raised = deltas.of(Counter::ListenDrops) as u64 + deltas.of(Counter::SyncookiesSent) as u64;
     if phase == Phase::Counting && raised > 1 {
@@ -143,6 +199,9 @@ fn queued(phase: Phase, segment: &Segment, slot: u32, listener: Option<Sock>) ->
     if phase == Phase::Earlier {
         watch::note(&segment.tuple, segment.seq, true, slot);
         return Some(());
+    }
+    if let Some(child) = child::newborn(&segment.tuple) {
+        child::opened_fast(segment, slot, child);
     }
     if let Some(known) = watch::find(&segment.tuple) {
         if known.isn == segment.seq {

@@ -7,20 +7,74 @@
 //! CLOSE and returns -EADDRNOTAVAIL, and no SYN is ever sent. Later failures (refused, timed out) come from softirq, with
 //! `sk_err` set before the socket is closed.
 //!
+//! As a function: its end, with its result. A probe there is told nothing else, so that the socket is kept by thread from its change
+//! of state on: it can sleep while it looks for a port.
+//!
 //! As tracepoints: the change of state (see `sock_state`), and `sys_exit_connect` for the error that only the call returns.
 //!
 //! Read from: net/ipv4/tcp_ipv4.c, net/ipv6/tcp_ipv6.c, net/ipv4/inet_hashtables.c (6.18).
 
-use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{
+    macros::{fexit, kretprobe, tracepoint},
+    programs::{FExitContext, RetProbeContext, TracePointContext},
+};
 use tracer_abi::abi::{Cause, EventKind, Global, NO_LISTENER, Phase, Process, flag};
 
 use super::listener::is_traced;
 use crate::{
     emit::{count, emit, slot_counters},
     kernel::{Sock, Syscall, atomic, config, current, sock_of_fd},
-    maps::{CONNECTING, Connecting, PROCESSES},
+    maps::{CALLS, CONNECTING, Connecting, PROCESSES},
     watch,
 };
+
+#[fexit(function = "tcp_v4_connect")]
+fn fx_connect_v4(ctx: FExitContext) -> i32 {
+    let (sk, error): (u64, i32) = (ctx.arg(0), ctx.arg(3));
+    ended(Sock(sk), error);
+    0
+}
+
+#[fexit(function = "tcp_v6_connect")]
+fn fx_connect_v6(ctx: FExitContext) -> i32 {
+    let (sk, error): (u64, i32) = (ctx.arg(0), ctx.arg(3));
+    ended(Sock(sk), error);
+    0
+}
+
+/// The same, for what the first was not run for: another thread was preempted in it. What the first has done leaves nothing to do.
+#[fexit(function = "tcp_v4_connect")]
+fn fx_connect_v4b(ctx: FExitContext) -> i32 {
+    let (sk, error): (u64, i32) = (ctx.arg(0), ctx.arg(3));
+    ended(Sock(sk), error);
+    0
+}
+
+#[fexit(function = "tcp_v6_connect")]
+fn fx_connect_v6b(ctx: FExitContext) -> i32 {
+    let (sk, error): (u64, i32) = (ctx.arg(0), ctx.arg(3));
+    ended(Sock(sk), error);
+    0
+}
+
+/// `tcp_v4_connect()` and `tcp_v6_connect()`, which calls the former for a mapped address.
+#[kretprobe]
+fn kr_connect(ctx: RetProbeContext) -> u32 {
+    let error: i32 = ctx.ret();
+    // SAFETY: the value is copied at once.
+    if let Some(sk) = unsafe { CALLS.get(current().id) }.copied() {
+        ended(Sock(sk), error);
+    }
+    0
+}
+
+/// The function returns: the SYN is sent, or never will be.
+#[inline(always)]
+fn ended(sk: Sock, error: i32) -> Option<()> {
+    let entry = pending(sk)?;
+    entry.returned = 1;
+    if error != 0 && entry.closed != 0 { failed(sk, entry, -error as u32) } else { Some(()) }
+}
 
 const EADDRNOTAVAIL: u32 = 99;
 const ETIMEDOUT: u32 = 110;
@@ -44,11 +98,15 @@ pub(super) fn started(sk: Sock) -> Option<()> {
         return None;
     }
     let task = current();
-    let entry = Connecting { pid: task.pid(), closed: 0, tuple: sk.client_tuple(netns), comm: task.comm() };
+    let entry =
+        Connecting { pid: task.pid(), closed: 0, returned: 0, tuple: sk.client_tuple(netns), comm: task.comm() };
     count(Global::Connects);
     if CONNECTING.insert(sk.0, entry, 0).is_err() {
         count(Global::ConnectsUnseen);
         return None;
+    }
+    if config!(connect_by_probe) != 0 {
+        let _ = CALLS.insert(task.id, sk.0, 0);
     }
     by_process(&entry, |process| &mut process.connects);
     Some(())
@@ -96,7 +154,12 @@ pub(super) fn closed(sk: Sock) -> Option<()> {
         entry.tuple = tuple;
         return failed(sk, entry, error);
     }
-    if Syscall::current().number() == config!(nr_connect) as u64 {
+    let inside = if config!(connect_by_function) != 0 {
+        entry.returned == 0
+    } else {
+        Syscall::current().number() == config!(nr_connect) as u64
+    };
+    if inside {
         // connect() itself gives up; what it returns says why.
         entry.closed = 1;
         return Some(());
@@ -152,7 +215,7 @@ fn tp_connect(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn returned(error: u32) -> Option<()> {
-    let sk = sock_of_fd(Syscall::current().arg0() as u32)?;
+    let sk = sock_of_fd(Syscall::current().arg0() as u32)?.tcp()?;
     let entry = pending(sk)?;
     if entry.closed == 0 {
         // Still under way: interrupted by a signal, or a second call.

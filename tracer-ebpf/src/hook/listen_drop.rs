@@ -1,4 +1,4 @@
-//! A segment that a listener, or one of its requests, dropped; and a SYN that never came to a listener.
+//! A segment that a listener, or one of its requests, dropped.
 //!
 //! ```c
 //! struct sock *tcp_check_req(struct sock *sk, struct sk_buff *skb, struct request_sock *req, bool fastopen,
@@ -11,25 +11,151 @@
 //! the accept queue was full (`syn_recv_sock` failed), the listener defers (`TCP_DEFER_ACCEPT`), a RST or a SYN in the window removed
 //! the request, or the segment was a repeated SYN. `tcp_v4_do_rcv()` calls `cookie_v4_check()` for an ACK that belongs to nothing.
 //!
+//! As functions: from their entry to their end. NULL from `tcp_check_req()` is a drop (or a race that another CPU won, which is looked
+//! up again and raises nothing); with TCP Fast Open it is called for a child, which is no listener. What is neither NULL nor the
+//! listener is a child. `cookie_v4_check()` returns the listener for what is no cookie up to 6.8, and then NULL, having freed the
+//! packet: its segment is read at the entry.
+//!
 //! As a tracepoint: `kfree_skb(skb, location, reason, rx_sk)`, where `rx_sk` is the listener in all of these (6.11 and later; before,
-//! there is no `rx_sk`). The reason is not judged by: 6.12 leaves it unset here. A SYN that found no listener, or was dropped before
-//! it got to one, has no `rx_sk`; there the reason is the only evidence, and is kept.
+//! there is no `rx_sk`). The reason is not judged by: 6.12 leaves it unset here.
 //!
 //! Read from: net/ipv4/tcp_minisocks.c, net/ipv4/tcp_ipv4.c, net/ipv4/syncookies.c (6.18).
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe},
+    programs::{BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RetProbeContext},
+};
 use tracer_abi::abi::{
-    Cause, Counter, Deltas, EventKind, Global, NO_LISTENER, Phase, flag, state,
+    Cause, Counter, Deltas, EventKind, Global, Phase, flag, state,
     verdict::{self, Ack},
 };
 
 use super::{conn_request::drop_syn, listener};
 use crate::{
     emit::{count_many, emit, queues, slot_counters},
-    kernel::{ALL, Segment, Skb, Sock, config, first_handled, second_must_handle, tcp},
-    maps::Twin,
+    kernel::{ALL, Segment, Skb, Sock, config, cpu, first_handled, keep, kept, second_must_handle, tcp},
+    maps::{Call, SEGMENT, Twin},
     watch,
 };
+
+#[fentry(function = "tcp_check_req")]
+fn fe_check_req(ctx: FEntryContext) -> i32 {
+    let sk: u64 = ctx.arg(0);
+    Sock(sk).net().sync();
+    0
+}
+
+/// With five arguments: up to 6.12.
+#[fexit(function = "tcp_check_req")]
+fn fx_check_req5(ctx: FExitContext) -> i32 {
+    let (sk, skb, child): (u64, u64, u64) = (ctx.arg(0), ctx.arg(1), ctx.arg(5));
+    checked(Sock(sk), Skb(skb), child);
+    0
+}
+
+/// With six arguments: 7.x.
+#[fexit(function = "tcp_check_req")]
+fn fx_check_req6(ctx: FExitContext) -> i32 {
+    let (sk, skb, child): (u64, u64, u64) = (ctx.arg(0), ctx.arg(1), ctx.arg(6));
+    checked(Sock(sk), Skb(skb), child);
+    0
+}
+
+#[kprobe]
+fn kp_check_req(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(skb)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1)) {
+        keep(Call::CheckReq, sk, skb);
+        Sock(sk).net().sync();
+    }
+    0
+}
+
+#[kretprobe]
+fn kr_check_req(ctx: RetProbeContext) -> u32 {
+    if let Some((sk, skb)) = kept(Call::CheckReq) {
+        checked(Sock(sk), Skb(skb), ctx.ret());
+    }
+    0
+}
+
+#[fentry(function = "cookie_v4_check")]
+fn fe_cookie_v4(ctx: FEntryContext) -> i32 {
+    let (sk, skb): (u64, u64) = (ctx.arg(0), ctx.arg(1));
+    returns_cookie(Sock(sk), Skb(skb));
+    0
+}
+
+#[fexit(function = "cookie_v4_check")]
+fn fx_cookie_v4(ctx: FExitContext) -> i32 {
+    let (sk, child): (u64, u64) = (ctx.arg(0), ctx.arg(2));
+    cookie_checked(Sock(sk), child);
+    0
+}
+
+#[fentry(function = "cookie_v6_check")]
+fn fe_cookie_v6(ctx: FEntryContext) -> i32 {
+    let (sk, skb): (u64, u64) = (ctx.arg(0), ctx.arg(1));
+    returns_cookie(Sock(sk), Skb(skb));
+    0
+}
+
+#[fexit(function = "cookie_v6_check")]
+fn fx_cookie_v6(ctx: FExitContext) -> i32 {
+    let (sk, child): (u64, u64) = (ctx.arg(0), ctx.arg(2));
+    cookie_checked(Sock(sk), child);
+    0
+}
+
+/// Both cookie checks: IPv4 and IPv6 have the same arguments.
+#[kprobe]
+fn kp_cookie(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(skb)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1)) {
+        keep(Call::CheckReq, sk, skb);
+        returns_cookie(Sock(sk), Skb(skb));
+    }
+    0
+}
+
+#[kretprobe]
+fn kr_cookie(ctx: RetProbeContext) -> u32 {
+    if let Some((sk, _)) = kept(Call::CheckReq) {
+        cookie_checked(Sock(sk), ctx.ret());
+    }
+    0
+}
+
+/// The end of `tcp_check_req()`.
+#[inline(always)]
+fn checked(sk: Sock, skb: Skb, child: u64) -> Option<()> {
+    if child != 0 || sk.state() != tcp::LISTEN {
+        return None;
+    }
+    cpu()?.refused = skb.0;
+    let segment = skb.segment(sk.net().inum())?;
+    refused(&segment, config!(reasons.not_specified), sk)
+}
+
+/// A segment that belongs to nothing comes to a listener.
+#[inline(always)]
+fn returns_cookie(sk: Sock, skb: Skb) -> Option<()> {
+    let net = sk.net();
+    net.sync()?;
+    let segment = skb.segment(net.inum())?;
+    // SAFETY: this CPU's value of a live map, used from here to the end of the same function.
+    unsafe { *SEGMENT.get_ptr_mut(0)? = segment };
+    Some(())
+}
+
+/// The end of a cookie check. `SyncookiesRecv` of a child is taken when it is established.
+#[inline(always)]
+fn cookie_checked(sk: Sock, child: u64) -> Option<()> {
+    if child != 0 && child != sk.0 || sk.state() != tcp::LISTEN {
+        return None;
+    }
+    // SAFETY: as above.
+    let segment = unsafe { *SEGMENT.get_ptr(0)? };
+    refused(&segment, config!(reasons.not_specified), sk)
+}
 
 /// Every packet that the kernel dropped.
 #[btf_tracepoint(function = "kfree_skb")]
@@ -51,27 +177,27 @@ fn tp_kfree_skb2(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn dropped(ctx: &BtfTracePointContext) {
+fn dropped(ctx: &BtfTracePointContext) -> Option<()> {
     let skb: u64 = ctx.arg(0);
     let reason: u64 = ctx.arg(2);
     let sk: u64 = ctx.arg(3);
-    if sk == 0 {
-        unheard(Skb(skb), reason as u32);
-    } else if Sock(sk).state() == tcp::LISTEN {
-        refused(Skb(skb), reason as u32, Sock(sk));
+    if sk == 0 || Sock(sk).state() != tcp::LISTEN {
+        return None;
     }
+    watch::phase()?;
+    let segment = Skb(skb).segment(Sock(sk).net().inum())?;
+    refused(&segment, reason as u32, Sock(sk))
 }
 
 /// A segment dropped at a listener.
 #[inline(always)]
-fn refused(skb: Skb, reason: u32, sk: Sock) -> Option<()> {
+fn refused(segment: &Segment, reason: u32, sk: Sock) -> Option<()> {
     let phase = watch::phase()?;
     let net = sk.net();
     let known = net.counters()?;
     let mut deltas = Deltas::default();
     net.take(known, ALL, &mut deltas)?;
     let slot = listener::slot_of(sk.0)?;
-    let segment = skb.segment(known.inum)?;
     listener::settle_drops(slot, sk);
     // A final ACK raises ListenDrops by one, everything else that comes here not at all.
     let drops = deltas.of(Counter::ListenDrops) as u64;
@@ -80,11 +206,11 @@ fn refused(skb: Skb, reason: u32, sk: Sock) -> Option<()> {
         count_many(Global::DropsUnseen, drops - own);
     }
     if segment.is_syn() {
-        repeated_syn(phase, &segment, reason, &deltas, slot)
+        repeated_syn(phase, segment, reason, &deltas, slot)
     } else if segment.is_rst() {
-        reset(phase, &segment, &deltas, slot)
+        reset(phase, segment, &deltas, slot)
     } else if segment.is_ack() {
-        acknowledged(phase, &segment, &deltas, slot, sk)
+        acknowledged(phase, segment, &deltas, slot, sk)
     } else {
         None
     }
@@ -115,7 +241,7 @@ fn repeated_syn(phase: Phase, segment: &Segment, reason: u32, deltas: &Deltas, s
 
 /// Whether a drop reason is one of a filter, not one of TCP's own rules for a segment of a request.
 #[inline(always)]
-fn is_filter(reason: u32) -> bool {
+pub(super) fn is_filter(reason: u32) -> bool {
     let mut i = 0;
     while i < config!(reasons.tcp_rules).len() {
         if reason == config!(reasons.tcp_rules[i]) {
@@ -259,54 +385,5 @@ fn invalid_cookie(segment: &Segment, deltas: &Deltas, slot: u32, sk: Sock) -> Op
         e.deltas = *deltas;
         queues(e, Some(sk));
     });
-    Some(())
-}
-
-/// A SYN that was dropped without a socket: nobody listens, or something dropped it on its way.
-#[inline(always)]
-fn unheard(skb: Skb, reason: u32) -> Option<()> {
-    if reason <= config!(reasons.not_specified) {
-        return None;
-    }
-    let phase = watch::phase()?;
-    let net = skb.net();
-    if net.0 == 0 {
-        return None;
-    }
-    let segment = skb.segment(net.inum())?;
-    if !segment.is_syn() || !listener::is_traced(segment.tuple.port) {
-        return None;
-    }
-    let wanted = config!(netns);
-    if wanted != 0 && wanted != segment.tuple.netns {
-        return None;
-    }
-    let listed = listener::of_port(net, segment.tuple.port);
-    if reason != config!(reasons.no_socket) {
-        // Only where it was on its way to a listener: a host that forwards, or a client's own side, is not the place.
-        let slot = listener::find(listed?, net, segment.tuple.port, &segment.tuple.server);
-        if slot == NO_LISTENER {
-            return None;
-        }
-        if phase == Phase::Counting {
-            let counters = slot_counters(slot)?;
-            counters.syn += 1;
-            counters.syn_dropped[Cause::Filtered as usize] += 1;
-        }
-        return drop_syn(&segment, slot, Cause::Filtered, |e| e.detail = reason);
-    }
-    // Without ports given, every port with a listener is traced: one that never had one is nobody's business.
-    if listed.is_none() && config!(every_port) != 0 {
-        return None;
-    }
-    if phase == Phase::Earlier {
-        return Some(());
-    }
-    let counters = slot_counters(NO_LISTENER)?;
-    counters.syn += 1;
-    counters.syn_dropped[Cause::NoListener as usize] += 1;
-    drop_syn(&segment, NO_LISTENER, Cause::NoListener, |e| e.detail = reason)?;
-    // The client has its RST and does not repeat the SYN: nothing to remember.
-    watch::forget(&segment.tuple);
     Some(())
 }

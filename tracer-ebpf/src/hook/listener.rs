@@ -7,13 +7,13 @@
 //! Read from: net/ipv4/inet_connection_sock.c, net/ipv4/tcp.c, net/ipv4/inet_hashtables.c (6.18).
 
 use tracer_abi::abi::{
-    EventKind, Global, Group, GroupKey, ListenerInfo, MEMBERS, NO_LISTENER, Port, PortKey, Tuple, flag,
+    EventKind, Global, Group, GroupKey, ListenerInfo, MEMBERS, NO_LISTENER, Port, PortKey, RIVALS, Tuple, flag,
 };
 
 use crate::{
     emit::{count, emit, now, slot_counters},
-    kernel::{Net, Sock, Syscall, atomic, config, current},
-    maps::{GROUPS, LISTENERS, NEXT_SLOT, PORTS, SLOTS, TRACED},
+    kernel::{Net, Sock, Syscall, config, current},
+    maps::{GROUPS, LAST_SLOT, LISTENERS, NO_GROUP, PORTS, SLOTS, TAKEN, TRACED},
 };
 
 /// Whether this port is traced.
@@ -59,7 +59,7 @@ pub(crate) fn open(sk: Sock, seen: bool) -> Option<u32> {
     {
         return Some(slot);
     }
-    let slot = allocate()?;
+    let slot = allocate(sk)?;
     let info = info(slot)?;
     sk.describe(info);
     info.port = port;
@@ -95,15 +95,24 @@ fn own_tuple(sk: Sock, port: u16, netns: u32) -> Tuple {
 }
 
 #[inline(always)]
-fn allocate() -> Option<u32> {
-    let next = NEXT_SLOT.get_ptr_mut(0)?;
-    // SAFETY: a live value of an array map, only ever changed by atomic addition.
-    let slot = unsafe { atomic::fetch_add(next, 1) } + 1;
-    if slot >= config!(slots) as u64 {
-        count(Global::ListenersUnseen);
-        return None;
+fn allocate(sk: Sock) -> Option<u32> {
+    let last = LAST_SLOT.get_ptr_mut(0)?;
+    // SAFETY: a live value of an array map. It is a hint: who inserts the entry has the slot.
+    let last = unsafe { &mut *last };
+    let first = *last + 1;
+    for i in 0..RIVALS {
+        let slot = first + i;
+        if slot >= config!(slots) {
+            break;
+        }
+        // BPF_NOEXIST
+        if TAKEN.insert(slot, sk.0, 1).is_ok() {
+            *last = slot;
+            return Some(slot);
+        }
     }
-    Some(slot as u32)
+    count(Global::ListenersUnseen);
+    None
 }
 
 /// Adds a slot to those of its address and of its port, in the place of one that has closed if there is one.
@@ -112,9 +121,11 @@ fn enlist(net: Net, port: u16, address: &[u8; 16], slot: u32) -> Option<()> {
     let key = GroupKey { net: net.0, address: *address, port: port as u32, padding: 0 };
     match group(&key) {
         None => {
-            let mut first = Group { slots: [0; MEMBERS], len: 1, leader: slot, closed: 0, padding: 0 };
+            GROUPS.insert(key, NO_GROUP.get(0)?, 0).ok()?;
+            let first = group(&key)?;
             first.slots[0] = slot;
-            GROUPS.insert(key, first, 0).ok()?;
+            first.len = 1;
+            first.leader = slot;
         }
         Some(group) => join(group, slot)?,
     }
@@ -260,10 +271,13 @@ fn group_of(net: Net, port: u16, server: &[u8; 16]) -> Option<&'static mut Group
 /// The slot that a connection to this address belongs to; of a SO_REUSEPORT group an open member.
 #[inline(always)]
 pub(crate) fn find(listed: Port, net: Net, port: u16, server: &[u8; 16]) -> u32 {
-    if listed.listeners == 1 {
-        return listed.slot;
-    }
-    match group_of(net, port, server) {
+    if listed.listeners == 1 { listed.slot } else { leader(net.0, port, server) }
+}
+
+/// A function of its own: what the verifier has seen of it once, it need not follow again.
+#[inline(never)]
+fn leader(net: u64, port: u16, server: &[u8; 16]) -> u32 {
+    match group_of(Net(net), port, server) {
         Some(group) => group.leader,
         None => NO_LISTENER,
     }
@@ -275,10 +289,12 @@ pub(crate) fn find(listed: Port, net: Net, port: u16, server: &[u8; 16]) -> u32 
 /// is over its limit. The sum over the group is exact either way. Function hooks see the listener itself.
 #[inline(always)]
 pub(crate) fn member(listed: Port, net: Net, port: u16, server: &[u8; 16]) -> u32 {
-    if listed.listeners == 1 {
-        return listed.slot;
-    }
-    let Some(group) = group_of(net, port, server) else { return NO_LISTENER };
+    if listed.listeners == 1 { listed.slot } else { dropping(net.0, port, server) }
+}
+
+#[inline(never)]
+fn dropping(net: u64, port: u16, server: &[u8; 16]) -> u32 {
+    let Some(group) = group_of(Net(net), port, server) else { return NO_LISTENER };
     let mut full = 0;
     for i in 0..MEMBERS {
         if i >= group.len as usize {

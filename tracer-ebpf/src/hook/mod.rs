@@ -2,13 +2,15 @@
 
 mod accept;
 mod child;
+mod child_process;
 mod conn_request;
 mod connect;
 mod control;
-mod data_ready;
+
 mod listen_drop;
 mod listener;
 mod reqsk_timer;
 mod rtx_synack;
 mod snapshot;
 mod sock_state;
+mod unheard;

@@ -68,5 +68,5 @@ fn orphan(request: Request) -> Option<()> {
     if listener::info(slot)?.closed_ns == 0 {
         return None;
     }
-    reqsk_timer::expired(request)
+    reqsk_timer::expired(request, true)
 }

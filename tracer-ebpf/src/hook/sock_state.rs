@@ -14,7 +14,8 @@
 //! | ESTABLISHED or CLOSE_WAIT to CLOSE, held by nobody | it was reset, or its listener closed, before `accept()` | `child` |
 //! | CLOSE to SYN_SENT, and from there | a local client | `connect` |
 //!
-//! LISTEN to SYN_RECV on a clone is a child being created; its ports are not set yet, so the next change is used. SCTP, DCCP and
+//! LISTEN to SYN_RECV on a clone is a child being created; its ports are not set yet. If it is made for a SYN, it is one of TCP Fast
+//! Open, and in the accept queue before it is established. SCTP, DCCP and
 //! MPTCP sockets come here too and are told by their protocol. The same on all kernels from 4.16.
 //!
 //! Read from: net/ipv4/af_inet.c, net/ipv4/tcp.c, net/ipv4/tcp_input.c, net/ipv4/inet_connection_sock.c (6.18).
@@ -23,17 +24,15 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use super::{child, connect, listener};
 use crate::{
-    kernel::{Sock, first_handled, second_must_handle, tcp},
+    kernel::{Sock, first_did, first_handled, second_must_do, second_must_handle, tcp},
     maps::Twin,
     watch,
 };
 
-/// Every change of state.
+/// Changes that a softirq makes, or either.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn tp_set_state(ctx: BtfTracePointContext) -> i32 {
-    let sk: u64 = ctx.arg(0);
-    let old: i32 = ctx.arg(1);
-    let new: i32 = ctx.arg(2);
+    let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     match (old, new) {
         (tcp::SYN_RECV, tcp::ESTABLISHED) => {
             established(Sock(sk));
@@ -43,25 +42,42 @@ fn tp_set_state(ctx: BtfTracePointContext) -> i32 {
             gone(Sock(sk));
             first_handled(Twin::Gone, sk);
         }
-        _ => {
-            in_any_context(Sock(sk), old, new);
-            in_a_process(Sock(sk), old, new);
-        }
+        _ => done(repeatable(Sock(sk), old, new)),
     }
     0
 }
 
-/// The same, for what the first was not run for: what a softirq does while it interrupts the first. Of the rest it only does what
-/// is done once, however often it is asked for.
+/// The same, for what the first was not run for: what a softirq does while it interrupts the first. Of what nobody notes it only does
+/// what is done once, however often it is asked for.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn tp_set_state2(ctx: BtfTracePointContext) -> i32 {
-    let sk: u64 = ctx.arg(0);
-    let old: i32 = ctx.arg(1);
-    let new: i32 = ctx.arg(2);
+    let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     match (old, new) {
         (tcp::SYN_RECV, tcp::ESTABLISHED) if second_must_handle(Twin::Child, sk) => done(established(Sock(sk))),
         (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::CLOSE) if second_must_handle(Twin::Gone, sk) => done(gone(Sock(sk))),
-        _ => done(in_any_context(Sock(sk), old, new)),
+        _ => done(repeatable(Sock(sk), old, new)),
+    }
+    0
+}
+
+/// Changes that only a process makes: in programs of their own, so that a process that is preempted in one (7.0 and later) does not
+/// keep the others from running, and small enough for the stack of old kernels.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn tp_own_state(ctx: BtfTracePointContext) -> i32 {
+    let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    if is_a_process(old, new) {
+        in_a_process(Sock(sk), old, new);
+        first_did(sk);
+    }
+    0
+}
+
+/// The same, for what the first was not run for: another process was preempted in it.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn tp_own_state2(ctx: BtfTracePointContext) -> i32 {
+    let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    if is_a_process(old, new) && second_must_do(sk) {
+        in_a_process(Sock(sk), old, new);
     }
     0
 }
@@ -73,7 +89,7 @@ fn done(_: Option<()>) {}
 #[inline(always)]
 fn established(sk: Sock) -> Option<()> {
     let phase = watch::phase()?;
-    if sk.is_tcp() && !sk.is_held() {
+    if sk.is_tcp() && !child::was_opened_fast(sk) && !sk.is_held() {
         child::queued(phase, sk);
     }
     Some(())
@@ -90,9 +106,12 @@ fn gone(sk: Sock) -> Option<()> {
 
 /// Changes that a softirq can make. Each body finds nothing left to do when it is run a second time.
 #[inline(always)]
-fn in_any_context(sk: Sock, old: i32, new: i32) -> Option<()> {
+fn repeatable(sk: Sock, old: i32, new: i32) -> Option<()> {
     use tcp::*;
     match (old, new) {
+        (LISTEN, SYN_RECV) => child::made(sk),
+        // Reset, timed out or closed with its listener before its last ACK, and not accepted before.
+        (SYN_RECV, CLOSE) if child::was_opened_fast(sk) => gone(sk),
         (ESTABLISHED, CLOSE_WAIT) => child::fin(sk),
         (SYN_SENT, ESTABLISHED) if sk.is_tcp() => connect::established(sk),
         (SYN_SENT, CLOSE) if sk.is_tcp() => connect::closed(sk),
@@ -100,7 +119,12 @@ fn in_any_context(sk: Sock, old: i32, new: i32) -> Option<()> {
     }
 }
 
-/// Changes that only a process makes: nothing of ours is running below it.
+/// Whether only a process makes this change.
+#[inline(always)]
+fn is_a_process(old: i32, new: i32) -> bool {
+    matches!((old, new), (tcp::CLOSE, tcp::SYN_SENT | tcp::LISTEN) | (tcp::LISTEN, tcp::CLOSE))
+}
+
 #[inline(always)]
 fn in_a_process(sk: Sock, old: i32, new: i32) -> Option<()> {
     use tcp::*;

@@ -7,6 +7,8 @@ use tracer_abi::abi::{Config, Offsets, Reasons};
 pub(crate) static CONFIG: Config = Config {
     rcv_state_process: 0,
     rcv_state_process_end: 0,
+    rcv: [0; 4],
+    netfilter: [0; 2],
     reqsk_timer_handler: 0,
     mib: [0; tracer_abi::abi::COUNTERS],
     cpus: 0,
@@ -16,6 +18,14 @@ pub(crate) static CONFIG: Config = Config {
     nr_connect: 0,
     nr_listen: 0,
     every_port: 0,
+    syn_by_function: 0,
+    ack_by_function: 0,
+    connect_by_function: 0,
+    accept_by_probe: 0,
+    connect_by_probe: 0,
+    has_task_regs: 0,
+    has_percpu_lookup: 0,
+    mptcp_first: 0,
     reasons: Reasons { no_socket: 0, not_specified: 0, tcp_rules: [0; tracer_abi::abi::TCP_RULES.len()] },
     offsets: Offsets::ZERO,
 };

@@ -14,16 +14,20 @@ mod task;
 
 pub(crate) use config::config;
 pub(crate) use net::{ALL, Net, only};
-pub(crate) use percpu::{cpu, first_handled, percpu_offset, percpu_offset_of, second_must_handle};
+pub(crate) use percpu::{
+    cpu, first_did, first_handled, keep, kept, percpu_offset, percpu_offset_of, second_must_do, second_must_handle,
+};
 pub(crate) use request::Request;
 pub(crate) use skb::{Segment, Skb};
 pub(crate) use sock::Sock;
-pub(crate) use task::{Syscall, current, sock_of_fd};
+pub(crate) use task::{Syscall, current, sock_of, sock_of_fd};
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 
 /// `IPPROTO_TCP`.
 pub(crate) const TCP: u16 = 6;
+/// `IPPROTO_MPTCP`.
+pub(crate) const MPTCP: u16 = 262;
 /// `AF_INET`.
 pub(crate) const INET: u16 = 2;
 /// `AF_INET6`.

@@ -56,21 +56,19 @@ impl Net {
     #[inline(always)]
     pub(crate) fn take(self, known: &mut NetCounters, set: Set, deltas: &mut Deltas) -> Option<()> {
         let mibs = self.mibs(percpu_offset()?)?;
+        let (followed, counted) = (known.followed(), known.counted());
+        // Without a branch: the verifier would follow every combination of counters that moved and counters that did not.
         for i in 0..COUNTERS {
             if set & 1 << i == 0 {
                 continue;
             }
             let now: u64 = read(mibs + 8 * config!(mib[i]) as u64)?;
             let rise = now.wrapping_sub(known.last[i]);
-            if rise != 0 {
-                known.last[i] = now;
-                if known.mode != 0 {
-                    deltas.0[i] = if rise > 255 { 255 } else { rise as u8 };
-                    if known.mode == NetCounters::COUNTED {
-                        known.seen[i] += rise;
-                    }
-                }
-            }
+            known.last[i] = now;
+            known.seen[i] += rise & counted;
+            // Not 0 if anything moved, and the rise itself if that fits: one packet raises a counter by one. Another call may have
+            // taken this counter for the same packet already.
+            deltas.0[i] |= ((rise | rise >> 8 | rise >> 16 | rise >> 24) & followed) as u8;
         }
         Some(())
     }
@@ -107,9 +105,35 @@ impl Net {
         }
         let counting = cpu()?.phase == Phase::Counting as u32;
         let mode = if counting { NetCounters::COUNTED } else { NetCounters::FOLLOWED };
+        if config!(has_percpu_lookup) == 0 {
+            // Every CPU starts itself when a packet of the namespace first comes to it; see `sync`.
+            return Some(());
+        }
         for cpu in 0..config!(cpus) {
             self.prime(cpu, inum, mode);
         }
+        Some(())
+    }
+
+    /// At the entry of a function that is going to judge a packet: what this CPU dropped elsewhere is not this packet's.
+    ///
+    /// Only `ListenDrops` is raised elsewhere too (a broadcast SYN, an ICMP error for a request); the others are taken at the
+    /// end of each function that raises them. Such drops are in no verdict, so that the cross-check shows them.
+    #[inline(always)]
+    pub(crate) fn sync(self) -> Option<()> {
+        let known = self.counters()?;
+        let mibs = self.mibs(percpu_offset()?)?;
+        if config!(has_percpu_lookup) == 0 && known.mode == 0 {
+            // A namespace that was followed before its first packet: nothing was counted here yet.
+            Self::read_all(mibs, &mut known.last)?;
+            known.start = known.last;
+            known.inum = self.inum();
+            let counting = cpu()?.phase == Phase::Counting as u32;
+            known.mode = if counting { NetCounters::COUNTED } else { NetCounters::FOLLOWED };
+            return Some(());
+        }
+        known.last[Counter::ListenDrops as usize] =
+            read(mibs + 8 * config!(mib[Counter::ListenDrops as usize]) as u64)?;
         Some(())
     }
 

@@ -5,7 +5,8 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::{bpf_map_lookup_percpu_elem, bpf_probe_read_kernel, bpf_probe_read_kernel_buf};
 
 use super::config;
-use crate::maps::{CPU, CpuState, SCRATCH, Twin};
+use super::current;
+use crate::maps::{CPU, Call, CpuState, DONE, DONE_LEN, SCRATCH, Twin};
 
 /// This CPU's state.
 #[inline(always)]
@@ -14,6 +15,23 @@ pub(crate) fn cpu() -> Option<&'static mut CpuState> {
     // SAFETY: the pointer is to this CPU's value of a map that lives as long as the program. Programs of one CPU can
     // interrupt each other (a softirq in a system call); each field has one writer context, as its documentation says.
     Some(unsafe { &mut *state })
+}
+
+/// Keeps the arguments of a function for its end.
+#[inline(always)]
+pub(crate) fn keep(call: Call, first: u64, second: u64) {
+    if let Some(cpu) = cpu() {
+        cpu.calls[call as usize] = [first, second];
+    }
+}
+
+/// The arguments of a function that ends; only once, so that a missed entry does not lend it those of another call.
+#[inline(always)]
+pub(crate) fn kept(call: Call) -> Option<(u64, u64)> {
+    let cpu = cpu()?;
+    let [first, second] = cpu.calls[call as usize];
+    cpu.calls[call as usize] = [0; 2];
+    if first == 0 { None } else { Some((first, second)) }
 }
 
 /// The first of two programs has handled this object.
@@ -36,6 +54,35 @@ pub(crate) fn second_must_handle(twin: Twin, object: u64) -> bool {
         }
         None => false,
     }
+}
+
+/// The current thread's place in [`DONE`].
+#[inline(always)]
+fn done(id: u64) -> Option<&'static mut [u64; 2]> {
+    let place = DONE.get_ptr_mut(id as u32 & (DONE_LEN - 1))?;
+    // SAFETY: a live value of an array map; what two threads write at once is compared as a whole.
+    Some(unsafe { &mut *place })
+}
+
+/// The first of two programs has done this in process context, where a CPU's own memory can change hands between the two.
+#[inline(always)]
+pub(crate) fn first_did(object: u64) {
+    let id = current().id;
+    if let Some(place) = done(id) {
+        *place = [id, object];
+    }
+}
+
+/// Whether the second of two programs has to do this, because the first was not run for it.
+#[inline(always)]
+pub(crate) fn second_must_do(object: u64) -> bool {
+    let id = current().id;
+    let Some(place) = done(id) else { return false };
+    if place[0] == id && place[1] == object {
+        place[1] = 0;
+        return false;
+    }
+    true
 }
 
 /// `bpf_array.pptrs[0]` of the map `CPU`: the per-CPU address of its value, before any CPU's offset is added.

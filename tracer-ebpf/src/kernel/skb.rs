@@ -10,6 +10,7 @@ pub(crate) struct Skb(pub(crate) u64);
 
 /// What a TCP segment says, seen as one from client to server.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Segment {
     pub(crate) tuple: Tuple,
     pub(crate) seq: u32,

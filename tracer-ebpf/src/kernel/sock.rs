@@ -32,6 +32,17 @@ impl Sock {
             && self.field::<u16>(config!(offsets.sk_protocol)).unwrap_or(0) == super::TCP
     }
 
+    /// The TCP socket that does the work of this one, which a process holds: of MPTCP the first, and before `accept()` the only one.
+    #[inline(always)]
+    pub(crate) fn tcp(self) -> Option<Sock> {
+        let protocol: u16 = self.field(config!(offsets.sk_protocol))?;
+        if protocol != super::MPTCP || config!(mptcp_first) == u32::MAX {
+            return Some(self);
+        }
+        let first: u64 = self.field(config!(mptcp_first))?;
+        if first == 0 { None } else { Some(Sock(first)) }
+    }
+
     /// Its namespace.
     #[inline(always)]
     pub(crate) fn net(self) -> Net {
@@ -111,6 +122,15 @@ impl Sock {
     #[inline(always)]
     pub(crate) fn established_us(self) -> u64 {
         self.field(config!(offsets.tp_rcvq_time)).unwrap_or(0)
+    }
+
+    /// Bytes received in order that no process has read. A FIN takes one sequence number and is no byte.
+    #[inline(always)]
+    pub(crate) fn unread(self) -> i32 {
+        let next: u32 = self.field(config!(offsets.tp_rcv_nxt)).unwrap_or(0);
+        let read: u32 = self.field(config!(offsets.tp_copied_seq)).unwrap_or(0);
+        let fin = (self.state() == super::tcp::CLOSE_WAIT) as u32;
+        next.wrapping_sub(read).wrapping_sub(fin) as i32
     }
 
     /// Pending error (a positive errno).

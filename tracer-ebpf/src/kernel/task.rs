@@ -1,6 +1,8 @@
 //! The current task, and the system call that it is in.
 
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_task_pt_regs};
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
+};
 
 use super::{Sock, config, read};
 
@@ -36,9 +38,12 @@ impl Task {
 pub(crate) struct Syscall(u64);
 
 impl Syscall {
-    /// The current one. Meaningful in process context only.
+    /// The current one. Meaningful in process context only. Without the helper (before 5.15), one that knows nothing.
     #[inline(always)]
     pub(crate) fn current() -> Syscall {
+        if config!(has_task_regs) == 0 {
+            return Syscall(0);
+        }
         // SAFETY: the current task always exists, and the helper takes exactly this pointer.
         Syscall(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64)
     }
@@ -65,13 +70,18 @@ impl Syscall {
 /// The sock behind a file descriptor of the current task, which must be one of a socket.
 #[inline(always)]
 pub(crate) fn sock_of_fd(fd: u32) -> Option<Sock> {
-    // SAFETY: as in `Syscall::current`.
-    let task = unsafe { bpf_get_current_task_btf() } as u64;
+    // SAFETY: the helper has no preconditions.
+    let task: u64 = unsafe { bpf_get_current_task() };
     let files: u64 = read(task + config!(offsets.task_files) as u64)?;
     let table: u64 = read(files + config!(offsets.files_fdt) as u64)?;
     let fds: u64 = read(table + config!(offsets.fdt_fd) as u64)?;
     let file: u64 = read(fds + 8 * fd as u64)?;
-    let socket: u64 = read(file + config!(offsets.file_private) as u64)?;
+    sock_of(read(file + config!(offsets.file_private) as u64)?)
+}
+
+/// The sock behind a `struct socket`.
+#[inline(always)]
+pub(crate) fn sock_of(socket: u64) -> Option<Sock> {
     let sk: u64 = read(socket + config!(offsets.socket_sk) as u64)?;
     if sk == 0 { None } else { Some(Sock(sk)) }
 }

@@ -18,6 +18,7 @@ Examples:
   sudo tracer -p 8000 -f json -o report.json       for a script
   sudo tracer -p 8000 -f events | jq .             each lost or late connection as it is decided
   sudo tracer -p 8000 --fail-on loss -- make test  status 3 if a connection was lost
+  sudo tracer doctor                               what this kernel and these privileges allow, hook by hook
   tracer listeners                                 who listens, with what limits, how full";
 
 const MORE: &str = "\
@@ -51,7 +52,7 @@ pub(super) fn after_help(long: bool) -> String {
     bin_name = "tracer",
     version,
     disable_help_subcommand = true,
-    override_usage = "tracer [-p LIST] [OPTIONS] [-- COMMAND [ARGS]...]\n       tracer listeners|replay|completions|man [OPTIONS]",
+    override_usage = "tracer [-p LIST] [OPTIONS] [-- COMMAND [ARGS]...]\n       tracer doctor|listeners|replay|completions|man [OPTIONS]",
     after_help = after_help(false),
     after_long_help = after_help(true),
     max_term_width = 100
@@ -142,6 +143,19 @@ pub(super) struct ReportArgs {
 /// What can be done besides tracing.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Show what this kernel and these privileges allow, hook by hook
+    ///
+    /// Loads and attaches everything as a trace would, counts nothing, and lets it go again. Shows how each hook is attached, why
+    /// not in a better way, what is lost without it, and what of this machine matters to that. The first line says whether a trace
+    /// would begin, and if not, why and what helps. Exit status: 0 if it would, 1 if not.
+    Doctor {
+        /// How to attach to the kernel
+        #[arg(long, value_name = "FLAVOUR", default_value = "auto")]
+        hooks: Hooks,
+        /// Format of the findings
+        #[arg(short, long, default_value = "human")]
+        format: ListFormat,
+    },
     /// Show the listening sockets of now: queue lengths, limits, owner
     Listeners {
         /// Only these ports: a comma list with ranges [default: every listener]

@@ -28,6 +28,7 @@ fn synopsis(page: &mut Vec<u8>) -> io::Result<()> {
     roff.control("SH", ["SYNOPSIS"]);
     for (words, rest) in [
         ("tracer", " [-p LIST] [OPTIONS] [-- COMMAND [ARGS]...]"),
+        ("tracer doctor", " [--hooks auto|fentry|kprobe|tracepoint] [-f human|json]"),
         ("tracer listeners", " [-p LIST] [--netns all|self|PATH|PID] [-f human|json]"),
         ("tracer replay", " FILE [-f human|json|events] [-o FILE] [--fail-on CAUSE]"),
         ("tracer completions", " SHELL"),

@@ -16,7 +16,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 pub use clap_complete::Shell;
 
-pub use plan::{Invocation, ListenersPlan, Plan, ReplayPlan, Verbosity};
+pub use plan::{DoctorPlan, Invocation, ListenersPlan, Plan, ReplayPlan, Verbosity};
 pub use ports::PortSet;
 pub use values::{ColorWhen, FailOn, Format, Hooks, ListFormat, NetnsSelector, Output};
 

@@ -19,6 +19,8 @@ pub enum Invocation {
     Replay(ReplayPlan),
     /// List the listening sockets.
     Listeners(ListenersPlan),
+    /// Show what can be attached here.
+    Doctor(DoctorPlan),
     /// Print a completion script.
     Completions(Shell),
     /// Print the manual page.
@@ -99,6 +101,19 @@ pub struct ListenersPlan {
     pub verbosity: Verbosity,
 }
 
+/// How to look at what can be attached here.
+#[derive(Clone, Debug)]
+pub struct DoctorPlan {
+    /// Attach flavour.
+    pub hooks: Hooks,
+    /// Format of the findings.
+    pub format: ListFormat,
+    /// How much is said on stderr.
+    pub verbosity: Verbosity,
+    /// When the page is coloured.
+    pub color: ColorWhen,
+}
+
 /// Options that are each right and do not go together.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UsageError {
@@ -122,6 +137,9 @@ impl Invocation {
                 format,
                 verbosity: verbosity(&common),
             }),
+            Some(Command::Doctor { hooks, format }) => {
+                Invocation::Doctor(DoctorPlan { hooks, format, verbosity: verbosity(&common), color: common.color })
+            }
             Some(Command::Completions { shell }) => Invocation::Completions(shell),
             Some(Command::Man) => Invocation::Man,
         })

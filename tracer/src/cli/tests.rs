@@ -64,6 +64,24 @@ fn every_option_arrives_in_the_plan() {
 }
 
 #[test]
+fn the_doctor_has_flavours_and_formats_of_its_own() {
+    let doctor = |line: &str| match parse_line(line) {
+        Ok(Invocation::Doctor(plan)) => plan,
+        other => panic!("{line}: {other:?}"),
+    };
+    let plan = doctor("doctor");
+    assert_eq!((plan.hooks, plan.format, plan.color), (Hooks::Auto, ListFormat::Human, ColorWhen::Auto));
+    let plan = doctor("-v doctor --hooks kprobe -f json --color never");
+    assert_eq!((plan.hooks, plan.format, plan.color), (Hooks::Kprobe, ListFormat::Json, ColorWhen::Never));
+    assert_eq!(plan.verbosity, Verbosity::Verbose);
+    refused(
+        "--hooks kprobe doctor",
+        expect!["error: --hooks before 'doctor' belongs to tracing; options of 'doctor' come after it"],
+    );
+    refused("doctor -p 80", expect!["error: unexpected argument '-p' found"]);
+}
+
+#[test]
 fn a_dash_is_the_standard_output() {
     assert_eq!(plan("-o -").output, Output::Stdout);
 }
@@ -156,7 +174,7 @@ fn what_cannot_be_meant_is_refused_with_the_remedy() {
 
 #[test]
 fn help_and_version_are_no_errors() {
-    for line in ["-h", "--help", "--version", "listeners --help", "replay -h"] {
+    for line in ["-h", "--help", "--version", "listeners --help", "replay -h", "doctor --help"] {
         assert_eq!(parse_line(line).expect_err(line).exit_code(), 0, "{line}");
     }
 }
@@ -182,6 +200,10 @@ fn every_option_is_in_the_manual_page_and_in_the_completions() {
     for long in command.get_arguments().filter_map(clap::Arg::get_long) {
         assert!(page.contains(&format!("--{long}")), "--{long} in the manual page");
         assert!(script.contains(&format!("--{long}")), "--{long} in the completions");
+    }
+    for subcommand in command.get_subcommands().map(clap::Command::get_name) {
+        assert!(page.contains(&format!("tracer {subcommand}")), "{subcommand} in the manual page");
+        assert!(script.contains(subcommand), "{subcommand} in the completions");
     }
     for heading in ["EXAMPLES", "EXIT STATUS", "SIGNALS", "ENVIRONMENT", "COMMANDS"] {
         assert!(page.lines().any(|l| l.starts_with(".SH") && l.contains(heading)), "{heading}");

@@ -36,11 +36,11 @@ pub enum ListFormat {
 pub enum Hooks {
     /// The best that this kernel accepts
     Auto,
-    /// Function entry and exit by BTF trampoline; not in this version yet
+    /// Function entry and exit, by BPF trampoline
     Fentry,
-    /// Function entry and return by breakpoint; not in this version yet
+    /// Function entry and return, by kprobe
     Kprobe,
-    /// Tracepoints only
+    /// Tracepoints
     Tracepoint,
 }
 

@@ -53,6 +53,27 @@ impl Host {
         self.read("proc/sys/kernel/osrelease")
     }
 
+    /// Whether the kernel has kprobes.
+    #[must_use]
+    pub fn has_kprobes(&self) -> bool {
+        self.path("sys/bus/event_source/devices/kprobe").exists()
+    }
+
+    /// Where tracefs is mounted. The second place can be looked into by root only.
+    #[must_use]
+    pub fn tracefs(&self) -> Option<PathBuf> {
+        let mut places = ["sys/kernel/tracing", "sys/kernel/debug/tracing"].into_iter().map(|place| self.path(place));
+        places.find(|place| place.join("events").is_dir())
+    }
+
+    /// The mode of kernel lockdown: `none`, `integrity` or `confidentiality`; nothing if the kernel does not say.
+    #[must_use]
+    pub fn lockdown(&self) -> Option<String> {
+        let modes = self.read("sys/kernel/security/lockdown").ok()?;
+        let (_, rest) = modes.split_once('[')?;
+        Some(rest.split_once(']')?.0.to_owned())
+    }
+
     /// The start and the end of functions in the kernel's text, in the order asked for: the end is the start of what follows.
     ///
     /// # Errors

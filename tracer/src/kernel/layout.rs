@@ -1,8 +1,8 @@
 //! Layouts of the running kernel, from its own type information (BTF).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use tracer_abi::abi::{COUNTERS, Counter, Offsets, Reasons, TCP_RULES};
+use tracer_abi::abi::{COUNTERS, Counter, Offsets, Reasons, TCP_RULES, places};
 
 use super::{Host, KernelError, types::Types};
 
@@ -17,6 +17,53 @@ pub struct Layout {
     pub reasons: Reasons,
     /// Names of all drop reasons.
     pub drop_reasons: DropReasons,
+    /// Where `struct mptcp_sock` has its first TCP connection; `None` without MPTCP.
+    pub mptcp_first: Option<u32>,
+    /// What the programs can be attached to.
+    pub signatures: Signatures,
+}
+
+/// Which places the kernel has, and with how many arguments; prototypes keep no argument names, and their number is what tells
+/// kernels apart, and what a wrong program would break: it loads all the same and reads garbage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Signatures {
+    tracepoints: BTreeMap<&'static str, usize>,
+    functions: BTreeMap<&'static str, usize>,
+    /// Whether programs can read the registers of the system call under way (`bpf_task_pt_regs()`).
+    pub task_regs: bool,
+    /// Whether programs can reach other CPUs' values (`bpf_map_lookup_percpu_elem()`).
+    pub percpu_lookup: bool,
+}
+
+impl Signatures {
+    fn of(types: &Types) -> Signatures {
+        let helpers = types.enumerators(places::HELPERS).unwrap_or_default();
+        let has = |helper: &str| helpers.iter().any(|(name, _)| name == helper);
+        // The first argument of a tracepoint's type is the probe's own.
+        let arguments =
+            |name: &str| Some(types.prototype(&format!("btf_trace_{name}"))?.parameters.len().saturating_sub(1));
+        Signatures {
+            tracepoints: places::TRACEPOINTS.iter().filter_map(|name| Some((*name, arguments(name)?))).collect(),
+            functions: places::FUNCTIONS
+                .iter()
+                .filter_map(|name| Some((*name, types.function(name)?.parameters.len())))
+                .collect(),
+            task_regs: has(places::TASK_REGS),
+            percpu_lookup: has(places::PERCPU_LOOKUP),
+        }
+    }
+
+    /// Number of arguments of a typed tracepoint; `None` if the kernel has none of that name.
+    #[must_use]
+    pub fn tracepoint(&self, name: &str) -> Option<usize> {
+        self.tracepoints.get(name).copied()
+    }
+
+    /// Number of arguments of a function; `None` if the kernel has none of that name, or inlined it everywhere.
+    #[must_use]
+    pub fn function(&self, name: &str) -> Option<usize> {
+        self.functions.get(name).copied()
+    }
 }
 
 /// Names of `enum skb_drop_reason`.
@@ -30,23 +77,6 @@ impl DropReasons {
         self.0.iter().find(|(n, _)| *n == reason).map(|(_, name)| name.as_str())
     }
 }
-
-/// A tracepoint and what its arguments must be named, in order, as far as they are used.
-struct Signature {
-    hook: &'static str,
-    arguments: &'static [&'static str],
-    since: &'static str,
-}
-
-const SIGNATURES: [Signature; 7] = [
-    Signature { hook: "consume_skb", arguments: &["skb", "location"], since: "6.4" },
-    Signature { hook: "kfree_skb", arguments: &["skb", "location", "reason", "rx_sk"], since: "6.11" },
-    Signature { hook: "inet_sock_set_state", arguments: &["sk", "oldstate", "newstate"], since: "4.16" },
-    Signature { hook: "tcp_retransmit_synack", arguments: &["sk", "req"], since: "4.16" },
-    Signature { hook: "sk_data_ready", arguments: &["sk"], since: "6.3" },
-    Signature { hook: "timer_expire_entry", arguments: &["timer"], since: "2.6.32" },
-    Signature { hook: "timer_expire_exit", arguments: &["timer"], since: "2.6.32" },
-];
 
 impl Layout {
     /// Reads everything from the host's BTF.
@@ -75,10 +105,8 @@ impl Layout {
             not_specified: reason("NOT_SPECIFIED"),
             tcp_rules: TCP_RULES.map(|name| reason(name.trim_start_matches(PREFIX))),
         };
-        for signature in &SIGNATURES {
-            signature.check(types)?;
-        }
-        Ok(Layout { offsets, mib, reasons, drop_reasons })
+        let mptcp_first = types.strukt("mptcp_sock").and_then(|id| types.offset(id, "first"));
+        Ok(Layout { offsets, mib, reasons, drop_reasons, mptcp_first, signatures: Signatures::of(types) })
     }
 }
 
@@ -100,25 +128,4 @@ fn mib(types: &Types) -> Result<[u32; COUNTERS], KernelError> {
 fn drop_reasons(types: &Types) -> DropReasons {
     let all = types.enumerators("skb_drop_reason").unwrap_or_default();
     DropReasons(all.into_iter().map(|(name, n)| (n, name.trim_start_matches(PREFIX).to_owned())).collect())
-}
-
-impl Signature {
-    /// Checks a tracepoint's arguments. Its type is a pointer to a function whose first argument is the probe's own.
-    fn check(&self, types: &Types) -> Result<(), KernelError> {
-        let Signature { hook, arguments, since } = self;
-        let problem = |problem: String| KernelError::Tracepoint { hook, problem };
-        let prototype = types
-            .prototype(&format!("btf_trace_{hook}"))
-            .ok_or_else(|| problem(format!("this kernel has no such tracepoint (it is there since {since})")))?;
-        // Prototypes keep no argument names; their number is what tells kernels apart, and what a wrong one would break.
-        let have = prototype.parameters.len().saturating_sub(1);
-        if have < arguments.len() {
-            return Err(problem(format!(
-                "the tracepoint has {have} arguments here; tracer needs {} ({}), as kernels since {since} have them",
-                arguments.len(),
-                arguments.join(", "),
-            )));
-        }
-        Ok(())
-    }
 }

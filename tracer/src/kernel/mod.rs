@@ -5,10 +5,10 @@ mod layout;
 mod types;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use host::Host;
-pub use layout::{DropReasons, Layout};
+pub use layout::{DropReasons, Layout, Signatures};
 
 /// Why this kernel cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -43,14 +43,6 @@ pub enum KernelError {
     /// An enumerator is missing.
     #[error("this kernel has no {0}, whose changes tracer reads")]
     NoEnumerator(&'static str),
-    /// A tracepoint is missing, or has other arguments.
-    #[error("hook {hook}: {problem}")]
-    Tracepoint {
-        /// The tracepoint.
-        hook: &'static str,
-        /// What is wrong, and on which kernels it is right.
-        problem: String,
-    },
     /// A function's address is not known.
     #[error("cannot find the address of {symbol} in {path}: {problem}")]
     NoSymbol {

@@ -146,6 +146,18 @@ impl Types {
         })
     }
 
+    /// The prototype of a function.
+    pub(super) fn function(&self, name: &str) -> Option<FuncProto> {
+        let ids = self.btf.resolve_ids_by_name(name).ok()?;
+        ids.into_iter().find_map(|id| match self.get(id) {
+            Some(Type::Func(function)) => match self.get(function.get_type_id()?) {
+                Some(Type::FuncProto(prototype)) => Some(prototype),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
     fn get(&self, id: u32) -> Option<Type> {
         self.btf.resolve_type_by_id(id).ok()
     }

@@ -83,6 +83,9 @@ pub struct Account {
     pub attempts: u64,
     /// Returned by `accept()`.
     pub accepted: u64,
+    /// Of these, the ones whose `accept()` was not seen, only that they left the accept queue of a listener: io_uring
+    /// or an in-kernel server, where only system calls are watched.
+    pub accepted_unseen: u64,
     /// In the accept queue, or half-open and never dropped, at the end.
     pub pending: u64,
     /// Dropped or failed, and not accepted by the end.
@@ -122,6 +125,7 @@ impl Add for Account {
     fn add(mut self, other: Account) -> Account {
         self.attempts += other.attempts;
         self.accepted += other.accepted;
+        self.accepted_unseen += other.accepted_unseen;
         self.pending += other.pending;
         self.lost += other.lost;
         self.lost_with_reset += other.lost_with_reset;

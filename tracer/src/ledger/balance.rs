@@ -91,6 +91,7 @@ pub(super) fn accounts(
         })
         .collect();
     settle_requests(&mut drafts);
+    settle_queues(&mut drafts);
     let mut drafts: BTreeMap<u32, Sum> = drafts.into_iter().map(|(slot, draft)| (slot, draft.add_up())).collect();
     settle_attempts(&mut drafts, moves);
     drafts.into_iter().map(|(slot, sum)| (slot, sum.balance())).collect()
@@ -103,6 +104,12 @@ struct Draft<'a> {
     closed: bool,
     /// Requests that were never dropped.
     healthy: i64,
+    /// Connections in the accept queue, or of which it is not known yet where they went from there.
+    left: i64,
+    /// Connections that went with the listener from its accept queue.
+    gone: u64,
+    /// Connections that left the accept queue by an `accept()` that was not seen.
+    unseen: u64,
 }
 
 /// Of a SO_REUSEPORT group, the kernel side counts a queued SYN for one member, because it cannot tell which one took
@@ -130,16 +137,117 @@ fn settle_requests(drafts: &mut BTreeMap<u32, Draft<'_>>) {
     }
 }
 
+/// What became of the connections that nobody was seen to accept: at their end accept queues are as long as the kernel says.
+///
+/// They can be at another member of a SO_REUSEPORT group than the one where they were queued, if that has closed
+/// (`tcp_migrate_req`). The kernel's queues can be longer than what is counted, by connections that waited before counting
+/// began, but not shorter.
+fn settle_queues(drafts: &mut BTreeMap<u32, Draft<'_>>) {
+    let mut groups: BTreeMap<(u32, u32), Vec<&mut Draft<'_>>> = BTreeMap::new();
+    for (slot, draft) in drafts {
+        let group = draft.totals.group;
+        groups.entry(if group == 0 { (0, *slot) } else { (group, 0) }).or_default().push(draft);
+    }
+    for (_, mut members) in groups {
+        // Closed ones give first: from an open one nothing migrates.
+        members.sort_by_key(|member| !member.closed);
+        let mut missing: i64 = members.iter().map(|member| member.left.min(0)).sum();
+        for member in &mut members {
+            let n = member.left.max(0).min(-missing);
+            member.left = member.left.max(0) - n;
+            missing += n;
+        }
+        let closed = members.partition_point(|member| member.closed);
+        let alone = members.len() == 1;
+        let (closed, open) = members.split_at_mut(closed);
+        if open.is_empty() {
+            closed.iter_mut().for_each(|member| member.close_queue(alone));
+        } else {
+            migrate(closed, open);
+            find_unseen(open);
+        }
+    }
+}
+
+/// What closed members of a group had, and is neither closed nor accepted, waits at the open ones, as far as these have it.
+fn migrate(closed: &mut [&mut Draft<'_>], open: &mut [&mut Draft<'_>]) {
+    for member in closed {
+        let dead = member.dead();
+        if member.totals.waiting.is_none() {
+            member.lose(dead);
+        }
+        for other in open.iter_mut() {
+            let length = other.totals.waiting.map_or(i64::MAX, u64::cast_signed);
+            let n = member.left.min(length.saturating_sub(other.left).max(0));
+            member.left -= n;
+            other.left += n;
+            let length = other.totals.half_open.map_or(0, u64::cast_signed);
+            let n = member.healthy.min(length.saturating_sub(other.healthy.max(0))).max(0);
+            member.healthy -= n;
+            other.healthy = other.healthy.max(0) + n;
+        }
+        // The kernel tells nobody when it closes a connection that its client has reset.
+        member.lose(dead);
+        member.unseen = member.left.unsigned_abs();
+        member.left = 0;
+    }
+}
+
+/// What the queues of open listeners ought to have, and do not, was accepted unseen. A group is looked at as a whole, because an
+/// `accept()` can be counted for another member.
+fn find_unseen(open: &mut [&mut Draft<'_>]) {
+    let excess = |member: &Draft<'_>| member.totals.waiting.map_or(0, |length| member.left - length.cast_signed());
+    let mut unseen: i64 = open.iter().map(|member| excess(member)).sum();
+    for member in open {
+        let n = excess(member).min(unseen).max(0);
+        member.left -= n;
+        member.unseen += n.unsigned_abs();
+        unseen -= n;
+    }
+}
+
 impl<'a> Draft<'a> {
     fn new(totals: &'a SlotTotals, tally: Tally, closed: bool) -> Draft<'a> {
         let healthy = totals.half_open_now().saturating_sub_unsigned(tally.lost_half_open);
-        Draft { totals, tally, closed, healthy }
+        let gone = totals.children_dropped.max(tally.queue_gone);
+        let left = totals.not_accepted().saturating_sub_unsigned(gone);
+        // Without a group there is nobody that it could be missing for.
+        let left = if totals.group == 0 { left.max(0) } else { left };
+        Draft { totals, tally, closed, healthy, left, gone, unseen: 0 }
+    }
+
+    /// Connections that could have gone with the listener though it was not told: their clients had reset them.
+    fn dead(&self) -> u64 {
+        self.totals.children_reset
+    }
+
+    /// Takes at most `n` connections as gone with their listener.
+    fn lose(&mut self, n: u64) {
+        let n = self.left.max(0).unsigned_abs().min(n);
+        self.left -= n.cast_signed();
+        self.gone += n;
+    }
+
+    /// Nothing can have migrated: what was in the queue when the listener closed went with it.
+    fn close_queue(&mut self, alone: bool) {
+        let most = match self.totals.waiting {
+            None => u64::MAX,
+            Some(length) => {
+                // Of the last member of a group, not every connection is told.
+                let known = if alone { self.dead() } else { u64::MAX };
+                length.saturating_sub(self.gone).min(known)
+            }
+        };
+        self.lose(most);
+        self.unseen = self.left.max(0).unsigned_abs();
+        self.left = 0;
     }
 
     fn add_up(self) -> Sum {
-        let Draft { totals, tally, closed, healthy } = self;
+        let Draft { totals, tally, closed, healthy, left, gone, unseen } = self;
         let mut account = Account {
-            accepted: at_least_zero(totals.accepted),
+            accepted: at_least_zero(totals.accepted) + unseen,
+            accepted_unseen: unseen,
             lost: tally.lost,
             lost_with_reset: tally.lost_with_reset,
             lost_at_syn: tally.lost_at_syn,
@@ -152,8 +260,6 @@ impl<'a> Draft<'a> {
         };
 
         // The accept queue: what left it with the listener is lost, and every client believed itself connected.
-        let gone = if closed { totals.not_accepted() } else { totals.children_dropped };
-        let gone = gone.max(tally.queue_gone);
         account.lost[Cause::ListenerClosed] += gone;
         account.phantom += gone;
         account.unlisted += gone - tally.queue_gone;
@@ -164,7 +270,7 @@ impl<'a> Draft<'a> {
             account.lost[Cause::ListenerClosed] += healthy;
             account.unlisted += healthy;
         } else {
-            account.pending = totals.not_accepted().saturating_sub(gone) + healthy + tally.cookie;
+            account.pending = left.max(0).unsigned_abs() + healthy + tally.cookie;
         }
 
         // Connects without a port: the counter is exact, whatever became of the events.

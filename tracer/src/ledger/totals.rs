@@ -6,7 +6,7 @@ use tracer_abi::abi::{CAUSES, SlotCounters, WAIT_BUCKETS, wait_bucket_floor_us};
 /// [`SlotCounters`] of one slot, summed over the CPUs: fields by sum (wrapping), maxima by maximum, the histogram
 /// bucket by bucket.
 ///
-/// `closed`, `group` and `port_exhausted` are not in [`SlotCounters`]: whoever adds the CPUs sets them.
+/// `closed`, `group`, `waiting`, `half_open` and `port_exhausted` are not in [`SlotCounters`]: whoever adds the CPUs sets them.
 /// The default is a slot in which nothing has happened. Serializes for recordings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -64,6 +64,11 @@ pub struct SlotTotals {
     /// Of members of a SO_REUSEPORT group the same number, other than 0: the lowest of their slots, for instance. 0 for
     /// a listener that is alone.
     pub group: u32,
+    /// The most connections that can be in the accept queue by the kernel's own count of it: what `queued` and `accepted`
+    /// leave beyond that was accepted unseen. Of a closed listener, those that it had when it closed. `None` before the end.
+    pub waiting: Option<u64>,
+    /// The requests in the kernel's queue, at the same time; `None` before the end.
+    pub half_open: Option<u64>,
     /// Of slot `NO_LISTENER` only: local connects that found no free port (`Global::PortExhausted`).
     pub port_exhausted: u64,
 }
@@ -153,8 +158,10 @@ impl SlotTotals {
     }
 
     /// Connections that entered the accept queue and were not accepted.
-    pub(super) fn not_accepted(&self) -> u64 {
-        at_least_zero(self.queued.wrapping_sub(self.accepted))
+    ///
+    /// Negative for a member of a group that accepts what was queued for another one.
+    pub(super) fn not_accepted(&self) -> i64 {
+        self.queued.wrapping_sub(self.accepted) as i64
     }
 }
 

@@ -1,7 +1,11 @@
-//! The hooks: which program goes where, and what is lost without it.
+//! The hooks: which programs go where in each flavour, and what is lost without them.
+
+use std::fmt;
+
+use crate::kernel::Signatures;
 
 /// How a hook is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Flavour {
     /// `fentry`/`fexit`.
     Fentry,
@@ -23,13 +27,194 @@ impl Flavour {
     }
 }
 
-/// How one program of the tracepoint flavour is attached.
+/// Where one program is attached, with the number of arguments that it is written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
-    /// A typed raw tracepoint (`tp_btf`).
-    Btf(&'static str),
+    /// A typed raw tracepoint (`tp_btf`) with at least so many arguments.
+    Btf(&'static str, usize),
     /// A tracepoint of tracefs: category and name.
     Classic(&'static str, &'static str),
+    /// The entry of a function with exactly so many arguments.
+    Fentry(&'static str, usize),
+    /// The end of a function with exactly so many arguments: the result follows the last.
+    Fexit(&'static str, usize),
+    /// The entry of a function with at least so many arguments.
+    Kprobe(&'static str, usize),
+    /// The end of a function.
+    Kretprobe(&'static str),
+}
+
+impl Point {
+    /// The place, for people.
+    #[must_use]
+    pub fn place(self) -> String {
+        match self {
+            Point::Btf(name, _) => format!("tracepoint {name}"),
+            Point::Classic(category, name) => format!("tracepoint {category}:{name}"),
+            Point::Fentry(name, _) => format!("the entry of {name}()"),
+            Point::Fexit(name, _) => format!("the end of {name}()"),
+            Point::Kprobe(name, _) => format!("a probe at the entry of {name}()"),
+            Point::Kretprobe(name) => format!("a probe at the end of {name}()"),
+        }
+    }
+
+    /// Why a program cannot go here on this kernel, as far as its type information tells.
+    fn obstacle(self, kernel: &Signatures) -> Option<Obstacle> {
+        match self {
+            Point::Classic(..) if !kernel.task_regs => Some(Obstacle::NoTaskRegs),
+            Point::Classic(..) => None,
+            Point::Btf(name, needs) => match kernel.tracepoint(name) {
+                None => Some(Obstacle::NoTracepoint(name)),
+                Some(has) if has < needs => Some(Obstacle::FewerArguments { tracepoint: name, has, needs }),
+                Some(_) => None,
+            },
+            Point::Fentry(name, needs) | Point::Fexit(name, needs) => match kernel.function(name) {
+                None => Some(Obstacle::NoFunction(name)),
+                // The result is found behind the last argument, so that one more is as wrong as one less.
+                Some(has) if has != needs => {
+                    Some(Obstacle::OtherArguments { function: name, has, written_for: vec![needs] })
+                }
+                Some(_) => None,
+            },
+            Point::Kprobe(name, needs) => match kernel.function(name) {
+                None => Some(Obstacle::NoFunction(name)),
+                Some(has) if has < needs => {
+                    Some(Obstacle::OtherArguments { function: name, has, written_for: vec![needs] })
+                }
+                Some(_) => None,
+            },
+            Point::Kretprobe(name) => kernel.function(name).is_none().then_some(Obstacle::NoFunction(name)),
+        }
+    }
+}
+
+/// What this kernel lacks for a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A tracepoint.
+    NoTracepoint(&'static str),
+    /// Arguments of a tracepoint.
+    FewerArguments {
+        /// The tracepoint.
+        tracepoint: &'static str,
+        /// How many it has.
+        has: usize,
+        /// How many the program reads.
+        needs: usize,
+    },
+    /// A function.
+    NoFunction(&'static str),
+    /// The arguments of a function that a program is written for.
+    OtherArguments {
+        /// The function.
+        function: &'static str,
+        /// How many it has.
+        has: usize,
+        /// How many the programs are written for, in rising order.
+        written_for: Vec<usize>,
+    },
+    /// The helper that reads the arguments of the system call under way.
+    NoTaskRegs,
+}
+
+impl Obstacle {
+    /// Whether another number of arguments would do.
+    pub(super) fn is_of_arguments(&self) -> bool {
+        matches!(self, Obstacle::FewerArguments { .. } | Obstacle::OtherArguments { .. })
+    }
+
+    /// Makes one of two, if they are the same of two ways that differ in the number of arguments.
+    pub(super) fn merge(&mut self, other: &Obstacle) -> bool {
+        match (&mut *self, other) {
+            (
+                Obstacle::OtherArguments { function, written_for, .. },
+                Obstacle::OtherArguments { function: same, written_for: more, .. },
+            ) if function == same => {
+                written_for.extend(more);
+                written_for.sort_unstable();
+                written_for.dedup();
+                true
+            }
+            (
+                Obstacle::FewerArguments { tracepoint, needs, .. },
+                Obstacle::FewerArguments { tracepoint: same, needs: less, .. },
+            ) if tracepoint == same => {
+                *needs = (*needs).min(*less);
+                true
+            }
+            (one, other) => one == other,
+        }
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Obstacle::NoTracepoint(name) => {
+                write!(f, "this kernel has no tracepoint {name}{}", Since(brought(name)))
+            }
+            Obstacle::FewerArguments { tracepoint, has, needs } => {
+                let are = if *needs == 1 { "is" } else { "are" };
+                let since = Since(gave_arguments(tracepoint, *needs));
+                write!(f, "{tracepoint} has {} here, and {needs} {are} needed{since}", arguments(*has))
+            }
+            Obstacle::NoFunction(name) => write!(f, "this kernel has no function {name}(), or has inlined it"),
+            Obstacle::OtherArguments { function, has, written_for } => {
+                let written_for: Vec<String> = written_for.iter().map(usize::to_string).collect();
+                let written_for = written_for.join(" or ");
+                write!(f, "{function}() has {} here, and tracer is written for {written_for}", arguments(*has))
+            }
+            Obstacle::NoTaskRegs => {
+                write!(f, "programs cannot read the arguments of a system call here{}", Since(Some("5.15")))
+            }
+        }
+    }
+}
+
+fn arguments(n: usize) -> String {
+    format!("{n} argument{}", if n == 1 { "" } else { "s" })
+}
+
+/// The kernel version that brought something, as a remark.
+struct Since(Option<&'static str>);
+
+impl fmt::Display for Since {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |version| write!(f, " (since {version})"))
+    }
+}
+
+/// The kernel version that brought a tracepoint, of those that not every kernel in use has.
+fn brought(tracepoint: &str) -> Option<&'static str> {
+    (tracepoint == "sk_data_ready").then_some("6.3")
+}
+
+/// The kernel version that gave a tracepoint so many arguments.
+fn gave_arguments(tracepoint: &str, needs: usize) -> Option<&'static str> {
+    match (tracepoint, needs) {
+        ("consume_skb", 2) => Some("6.4"),
+        ("kfree_skb", 3) => Some("5.17"),
+        ("kfree_skb", 4) => Some("6.11"),
+        _ => None,
+    }
+}
+
+/// One way to attach a hook.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// Its flavour.
+    pub flavour: Flavour,
+    /// Its programs and where they go, in the order in which they are attached. Of two at one tracepoint, what is attached first runs
+    /// first; of two at one function's end, what is attached last.
+    pub programs: &'static [(&'static str, Point)],
+}
+
+impl Way {
+    /// Why it cannot be taken on this kernel, as far as its type information tells.
+    #[must_use]
+    pub fn obstacle(&self, kernel: &Signatures) -> Option<Obstacle> {
+        self.programs.iter().find_map(|(_, point)| point.obstacle(kernel))
+    }
 }
 
 /// A place in the kernel.
@@ -37,62 +222,271 @@ pub enum Point {
 pub struct Hook {
     /// Its name: the function that it stands for.
     pub name: &'static str,
-    /// Its programs in the tracepoint flavour, and where they go. Of two at one place, the first is attached first, and so
-    /// runs first.
-    pub tracepoints: &'static [(&'static str, Point)],
+    /// How it can be attached, the best first; several of one flavour where kernels differ.
+    pub ways: &'static [Way],
     /// What cannot be told without it.
     pub without: &'static str,
 }
 
+impl Hook {
+    /// Whether it can be attached in this flavour on some kernel.
+    #[must_use]
+    pub fn has(&self, flavour: Flavour) -> bool {
+        self.ways.iter().any(|way| way.flavour == flavour)
+    }
+
+    /// What is not seen, or not told as it was, when it is attached in this flavour.
+    #[must_use]
+    pub fn limit(&self, flavour: Flavour) -> Option<&'static str> {
+        match (self.name, flavour) {
+            ("tcp_conn_request", Flavour::Tracepoint) => Some(
+                "a queued SYN of a SO_REUSEPORT group is counted at the group's first member until its connection is \
+                 established; sums are exact",
+            ),
+            ("inet_csk_accept", Flavour::Tracepoint) => {
+                Some("accepts through io_uring are not seen: such connections stay pending")
+            }
+            ("tcp_v4_connect", Flavour::Tracepoint) => {
+                Some("errors of connects through io_uring are not seen: their port exhaustion is not counted")
+            }
+            _ => None,
+        }
+    }
+}
+
+use Flavour::{Fentry, Kprobe, Tracepoint};
+
 /// Every hook.
+///
+/// Two have tracepoints only, in every flavour: states change in dozens of functions, and a tracepoint tells of all of them; and
+/// packets are dropped in hundreds.
 pub const HOOKS: &[Hook] = &[
     Hook {
         name: "tcp_conn_request",
-        tracepoints: &[("tp_consume_skb", Point::Btf("consume_skb")), ("tp_consume_skb2", Point::Btf("consume_skb"))],
+        ways: &[
+            Way {
+                flavour: Fentry,
+                programs: &[
+                    ("fe_conn_req", Point::Fentry("tcp_conn_request", 4)),
+                    ("fx_conn_req", Point::Fexit("tcp_conn_request", 4)),
+                ],
+            },
+            Way {
+                flavour: Kprobe,
+                programs: &[
+                    ("kr_conn_req", Point::Kretprobe("tcp_conn_request")),
+                    ("kp_conn_req", Point::Kprobe("tcp_conn_request", 4)),
+                ],
+            },
+            Way {
+                flavour: Tracepoint,
+                programs: &[
+                    ("tp_consume_skb", Point::Btf("consume_skb", 2)),
+                    ("tp_consume_skb2", Point::Btf("consume_skb", 2)),
+                ],
+            },
+        ],
         without: "what became of each SYN",
     },
     Hook {
         name: "tcp_check_req",
-        tracepoints: &[("tp_kfree_skb", Point::Btf("kfree_skb")), ("tp_kfree_skb2", Point::Btf("kfree_skb"))],
-        without: "final ACKs dropped, resets, refused and filtered SYNs",
+        ways: &[
+            Way {
+                flavour: Fentry,
+                programs: &[
+                    ("fe_check_req", Point::Fentry("tcp_check_req", 5)),
+                    ("fx_check_req5", Point::Fexit("tcp_check_req", 5)),
+                    ("fe_cookie_v4", Point::Fentry("cookie_v4_check", 2)),
+                    ("fx_cookie_v4", Point::Fexit("cookie_v4_check", 2)),
+                    ("fe_cookie_v6", Point::Fentry("cookie_v6_check", 2)),
+                    ("fx_cookie_v6", Point::Fexit("cookie_v6_check", 2)),
+                ],
+            },
+            Way {
+                flavour: Fentry,
+                programs: &[
+                    ("fe_check_req", Point::Fentry("tcp_check_req", 6)),
+                    ("fx_check_req6", Point::Fexit("tcp_check_req", 6)),
+                    ("fe_cookie_v4", Point::Fentry("cookie_v4_check", 2)),
+                    ("fx_cookie_v4", Point::Fexit("cookie_v4_check", 2)),
+                    ("fe_cookie_v6", Point::Fentry("cookie_v6_check", 2)),
+                    ("fx_cookie_v6", Point::Fexit("cookie_v6_check", 2)),
+                ],
+            },
+            Way {
+                flavour: Kprobe,
+                programs: &[
+                    ("kr_check_req", Point::Kretprobe("tcp_check_req")),
+                    ("kp_check_req", Point::Kprobe("tcp_check_req", 2)),
+                    ("kr_cookie", Point::Kretprobe("cookie_v4_check")),
+                    ("kp_cookie", Point::Kprobe("cookie_v4_check", 2)),
+                    ("kr_cookie", Point::Kretprobe("cookie_v6_check")),
+                    ("kp_cookie", Point::Kprobe("cookie_v6_check", 2)),
+                ],
+            },
+            Way {
+                flavour: Tracepoint,
+                programs: &[
+                    ("tp_kfree_skb", Point::Btf("kfree_skb", 4)),
+                    ("tp_kfree_skb2", Point::Btf("kfree_skb", 4)),
+                ],
+            },
+        ],
+        without: "final ACKs dropped, resets, repeated SYNs",
+    },
+    Hook {
+        name: "tcp_v4_rcv",
+        ways: &[
+            Way {
+                flavour: Tracepoint,
+                programs: &[("tp_unheard", Point::Btf("kfree_skb", 4)), ("tp_unheard_b", Point::Btf("kfree_skb", 4))],
+            },
+            Way { flavour: Tracepoint, programs: &[("tp_unheard3", Point::Btf("kfree_skb", 3))] },
+            Way { flavour: Tracepoint, programs: &[("tp_unheard2", Point::Btf("kfree_skb", 2))] },
+        ],
+        without: "SYNs that were refused or filtered before a listener saw them",
     },
     Hook {
         name: "inet_sk_set_state",
-        tracepoints: &[
-            ("tp_set_state", Point::Btf("inet_sock_set_state")),
-            ("tp_set_state2", Point::Btf("inet_sock_set_state")),
-        ],
+        ways: &[Way {
+            flavour: Tracepoint,
+            programs: &[
+                ("tp_set_state", Point::Btf("inet_sock_set_state", 3)),
+                ("tp_set_state2", Point::Btf("inet_sock_set_state", 3)),
+                ("tp_own_state", Point::Btf("inet_sock_set_state", 3)),
+                ("tp_own_state2", Point::Btf("inet_sock_set_state", 3)),
+            ],
+        }],
         without: "connections entering the accept queue, listeners, local clients",
     },
     Hook {
         name: "tcp_child_process",
-        tracepoints: &[("tp_data_ready", Point::Btf("sk_data_ready")), ("tp_data_ready2", Point::Btf("sk_data_ready"))],
+        ways: &[
+            Way {
+                flavour: Fentry,
+                programs: &[
+                    ("fe_child", Point::Fentry("tcp_child_process", 3)),
+                    ("fx_child", Point::Fexit("tcp_child_process", 3)),
+                ],
+            },
+            Way {
+                flavour: Kprobe,
+                programs: &[
+                    ("kr_child", Point::Kretprobe("tcp_child_process")),
+                    ("kp_child", Point::Kprobe("tcp_child_process", 2)),
+                ],
+            },
+            Way {
+                flavour: Tracepoint,
+                programs: &[
+                    ("tp_data_ready", Point::Btf("sk_data_ready", 1)),
+                    ("tp_data_ready2", Point::Btf("sk_data_ready", 1)),
+                ],
+            },
+        ],
         without: "what completed late connections; members of SO_REUSEPORT groups",
     },
     Hook {
         name: "inet_csk_accept",
-        tracepoints: &[
-            ("tp_accept", Point::Classic("syscalls", "sys_exit_accept")),
-            ("tp_accept4", Point::Classic("syscalls", "sys_exit_accept4")),
+        ways: &[
+            Way {
+                flavour: Fentry,
+                programs: &[
+                    ("fx_accept3b", Point::Fexit("inet_accept", 3)),
+                    ("fx_accept3", Point::Fexit("inet_accept", 3)),
+                    ("fx_maccept3", Point::Fexit("mptcp_stream_accept", 3)),
+                ],
+            },
+            Way {
+                flavour: Fentry,
+                programs: &[
+                    ("fx_accept3b", Point::Fexit("inet_accept", 3)),
+                    ("fx_accept3", Point::Fexit("inet_accept", 3)),
+                ],
+            },
+            Way {
+                flavour: Fentry,
+                programs: &[
+                    ("fx_accept4b", Point::Fexit("inet_accept", 4)),
+                    ("fx_accept4", Point::Fexit("inet_accept", 4)),
+                    ("fx_maccept4", Point::Fexit("mptcp_stream_accept", 4)),
+                ],
+            },
+            Way {
+                flavour: Fentry,
+                programs: &[
+                    ("fx_accept4b", Point::Fexit("inet_accept", 4)),
+                    ("fx_accept4", Point::Fexit("inet_accept", 4)),
+                ],
+            },
+            Way { flavour: Kprobe, programs: &[("kp_graft", Point::Kprobe("security_sock_graft", 2))] },
+            Way {
+                flavour: Tracepoint,
+                programs: &[
+                    ("tp_accept", Point::Classic("syscalls", "sys_exit_accept")),
+                    ("tp_accept4", Point::Classic("syscalls", "sys_exit_accept4")),
+                ],
+            },
         ],
         without: "accepts",
     },
     Hook {
         name: "reqsk_timer_handler",
-        tracepoints: &[
-            ("tp_timer_entry", Point::Btf("timer_expire_entry")),
-            ("tp_timer_exit", Point::Btf("timer_expire_exit")),
+        ways: &[
+            Way { flavour: Fentry, programs: &[("fx_timer", Point::Fexit("reqsk_timer_handler", 1))] },
+            Way {
+                flavour: Kprobe,
+                programs: &[
+                    ("kr_timer", Point::Kretprobe("reqsk_timer_handler")),
+                    ("kp_timer", Point::Kprobe("reqsk_timer_handler", 1)),
+                ],
+            },
+            Way {
+                flavour: Tracepoint,
+                programs: &[
+                    ("tp_timer_entry", Point::Btf("timer_expire_entry", 1)),
+                    ("tp_timer_exit", Point::Btf("timer_expire_exit", 1)),
+                ],
+            },
         ],
         without: "half-open requests that expired",
     },
     Hook {
         name: "tcp_rtx_synack",
-        tracepoints: &[("tp_rtx_synack", Point::Btf("tcp_retransmit_synack"))],
+        ways: &[
+            Way { flavour: Fentry, programs: &[("fx_rtx_synack", Point::Fexit("tcp_rtx_synack", 2))] },
+            Way {
+                flavour: Kprobe,
+                programs: &[
+                    ("kr_rtx_synack", Point::Kretprobe("tcp_rtx_synack")),
+                    ("kp_rtx_synack", Point::Kprobe("tcp_rtx_synack", 2)),
+                ],
+            },
+            Way { flavour: Tracepoint, programs: &[("tp_rtx_synack", Point::Btf("tcp_retransmit_synack", 2))] },
+        ],
         without: "repeated SYN-ACKs",
     },
     Hook {
         name: "tcp_v4_connect",
-        tracepoints: &[("tp_connect", Point::Classic("syscalls", "sys_exit_connect"))],
+        ways: &[
+            Way {
+                flavour: Fentry,
+                programs: &[
+                    ("fx_connect_v4", Point::Fexit("tcp_v4_connect", 3)),
+                    ("fx_connect_v4b", Point::Fexit("tcp_v4_connect", 3)),
+                    ("fx_connect_v6", Point::Fexit("tcp_v6_connect", 3)),
+                    ("fx_connect_v6b", Point::Fexit("tcp_v6_connect", 3)),
+                ],
+            },
+            Way {
+                flavour: Kprobe,
+                programs: &[
+                    ("kr_connect", Point::Kretprobe("tcp_v4_connect")),
+                    ("kr_connect", Point::Kretprobe("tcp_v6_connect")),
+                ],
+            },
+            Way { flavour: Tracepoint, programs: &[("tp_connect", Point::Classic("syscalls", "sys_exit_connect"))] },
+        ],
         without: "port exhaustion",
     },
 ];

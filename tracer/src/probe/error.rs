@@ -11,6 +11,9 @@ pub enum ProbeError {
     /// The object does not parse, or its maps cannot be made.
     #[error("cannot prepare the eBPF object: {0}")]
     Object(String),
+    /// The kernel does not say what the programs have to know.
+    #[error(transparent)]
+    Kernel(#[from] crate::kernel::KernelError),
     /// A program was refused.
     #[error("hook {hook}: the kernel refused program {program}: {reason}")]
     Refused {
@@ -60,7 +63,16 @@ pub enum ProbeError {
         /// What went wrong.
         reason: String,
     },
-    /// The hook flavour does not exist here.
-    #[error("--hooks {0}: function hooks are not part of this version; use --hooks tracepoint")]
-    NoFlavour(&'static str),
+    /// Nothing that this kernel takes does for a hook.
+    #[error("hook {hook} ({without}) cannot be attached {reasons}{remedy}")]
+    NoWay {
+        /// The hook.
+        hook: &'static str,
+        /// What cannot be told without it.
+        without: &'static str,
+        /// Why each flavour was ruled out.
+        reasons: String,
+        /// What may help, where there is something.
+        remedy: &'static str,
+    },
 }

@@ -1,17 +1,17 @@
 //! Loading and attaching.
 
-use std::{collections::BTreeMap, io::Read, path::Path};
+use std::io::Read;
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, MapData, RingBuf},
-    programs::{BtfTracePoint, Iter, Program, ProgramError, RawTracePoint, TracePoint, iter::IterLink},
+    programs::{Iter, Program, ProgramError, RawTracePoint, iter::IterLink},
 };
 use aya_log::EbpfLogger;
 use tracer_abi::abi::Config;
 use zerocopy::IntoBytes;
 
-use super::{Flavour, HOOKS, Hook, ProbeError, catalogue::Point};
+use super::{Choice, Flavour, HOOKS, Hook, Point, ProbeError, Wanted, Way};
 use crate::kernel::{Host, Layout};
 
 /// The kernel side, built by `cargo xtask build-ebpf`.
@@ -66,24 +66,105 @@ pub struct Probe {
     pub(super) ebpf: Ebpf,
     pub(super) cpus: Vec<usize>,
     pub(super) slots: u32,
+    pub(super) choice: Choice,
     btf: Btf,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
+/// What came of attaching everything, to see whether it can be.
+pub struct Survey {
+    /// How each hook is attached, as far as it is; by type information alone if nothing could be.
+    pub choice: Choice,
+    /// Whether the hooks that have a way were really attached.
+    pub attached: bool,
+    /// Why tracing would not begin.
+    pub outcome: Result<(), ProbeError>,
+}
+
+/// Why an attempt to attach everything ended.
+enum Failed {
+    /// For good.
+    For(ProbeError),
+    /// The kernel refused a way; another may do.
+    Way { hook: &'static Hook, reason: String, entirely: bool, choice: Box<Choice> },
+}
+
+impl From<ProbeError> for Failed {
+    fn from(error: ProbeError) -> Failed {
+        Failed::For(error)
+    }
+}
+
 impl Probe {
-    /// Loads the programs; nothing is attached yet.
+    /// Loads and attaches the best programs that this kernel takes and the user wants. They do nothing until they are told to count.
     ///
     /// # Errors
-    /// Without privilege, or if the kernel refuses a program.
-    pub fn load(host: &Host, layout: &Layout, settings: &Settings) -> Result<Probe, ProbeError> {
-        let [rcv, timer] = host
-            .functions(["tcp_rcv_state_process", "reqsk_timer_handler"])
-            .map_err(|e| ProbeError::Object(e.to_string()))?;
+    /// Without privilege, or if the kernel refuses every way for a hook. What was attached by then is gone again.
+    pub fn attach(host: &Host, layout: &Layout, settings: &Settings, wanted: Wanted) -> Result<Probe, ProbeError> {
+        let mut choice = Probe::offered(host, layout, wanted);
+        loop {
+            choice.is_complete()?;
+            match Probe::attempt(host, layout, settings, choice) {
+                Ok(probe) => return Ok(probe),
+                Err(Failed::For(error)) => return Err(error),
+                Err(Failed::Way { hook, reason, entirely, choice: mut tried }) => {
+                    tried.refused(hook, &reason, entirely)?;
+                    choice = *tried;
+                }
+            }
+        }
+    }
+
+    /// The ways that this kernel offers, as far as can be told without trying.
+    #[must_use]
+    pub fn offered(host: &Host, layout: &Layout, wanted: Wanted) -> Choice {
+        let mut choice = Choice::new(wanted, &layout.signatures);
+        if !host.has_kprobes() {
+            choice.exclude(Flavour::Kprobe, "this kernel has no kprobes (CONFIG_KPROBES)");
+        }
+        choice
+    }
+
+    /// Loads and attaches all that this kernel takes, and lets it go: what [`Probe::attach`] would come to, hook by hook, also where
+    /// some hooks have no way.
+    #[must_use]
+    pub fn survey(host: &Host, layout: &Layout, settings: &Settings, wanted: Wanted) -> Survey {
+        let mut choice = Probe::offered(host, layout, wanted);
+        loop {
+            match Probe::attempt(host, layout, settings, choice.clone()) {
+                Ok(mut probe) => {
+                    // The two that are no hooks: a walk that is not read, and the queues of a listener that is not there.
+                    let tried = probe.snapshot().and_then(|_| probe.read_queues(1));
+                    let outcome = tried.and_then(|()| choice.is_complete());
+                    return Survey { choice, attached: true, outcome };
+                }
+                Err(Failed::For(error)) => return Survey { choice, attached: false, outcome: Err(error) },
+                Err(Failed::Way { hook, reason, entirely, choice: mut tried }) => {
+                    // That nothing is left for this hook is found at the end.
+                    let _ = tried.refused(hook, &reason, entirely);
+                    choice = *tried;
+                }
+            }
+        }
+    }
+
+    /// Attaches each hook that has a way left.
+    fn attempt(host: &Host, layout: &Layout, settings: &Settings, choice: Choice) -> Result<Probe, Failed> {
+        let [rcv, timer] =
+            host.functions(["tcp_rcv_state_process", "reqsk_timer_handler"]).map_err(ProbeError::from)?;
+        // Only where a drop has no reason is the function asked that dropped it.
+        let [v4, v6, netfilter] = if layout.signatures.tracepoint("kfree_skb").is_some_and(|arguments| arguments < 3) {
+            host.functions(["tcp_v4_rcv", "tcp_v6_rcv", "nf_hook_slow"]).map_err(ProbeError::from)?
+        } else {
+            [(0, 0); 3]
+        };
         let cpus = online_cpus();
         let possible = aya::util::nr_cpus().map_err(|(what, e)| ProbeError::Object(format!("{what}: {e}")))? as u32;
         let config = Config {
             rcv_state_process: rcv.0,
             rcv_state_process_end: rcv.1,
+            rcv: [v4.0, v4.1, v6.0, v6.1],
+            netfilter: [netfilter.0, netfilter.1],
             reqsk_timer_handler: timer.0,
             mib: layout.mib,
             cpus: possible,
@@ -93,6 +174,14 @@ impl Probe {
             nr_connect: libc::SYS_connect as u32,
             nr_listen: libc::SYS_listen as u32,
             every_port: u32::from(settings.every_port),
+            syn_by_function: u32::from(choice.is_function("tcp_conn_request")),
+            ack_by_function: u32::from(choice.is_function("tcp_check_req")),
+            connect_by_function: u32::from(choice.is_function("tcp_v4_connect")),
+            accept_by_probe: u32::from(choice.is_by("inet_csk_accept", Flavour::Kprobe)),
+            connect_by_probe: u32::from(choice.is_by("tcp_v4_connect", Flavour::Kprobe)),
+            has_task_regs: u32::from(layout.signatures.task_regs),
+            has_percpu_lookup: u32::from(layout.signatures.percpu_lookup),
+            mptcp_first: layout.mptcp_first.unwrap_or(u32::MAX),
             reasons: layout.reasons,
             offsets: layout.offsets,
         };
@@ -107,65 +196,57 @@ impl Probe {
             .map_max_entries("COUNTERS", settings.bounds.slots)
             .map_max_entries("NETS", settings.bounds.namespaces)
             .load(OBJECT)
-            .map_err(|e| refused_object(&e))?;
+            .map_err(|e| refused_object(host, &e))?;
         let mut traced: Array<_, u64> = map(&mut ebpf, "TRACED")?;
         for (i, word) in settings.ports.iter().enumerate().filter(|(_, w)| **w != 0) {
             traced.set(i as u32, word, 0).map_err(|e| ProbeError::Map { map: "TRACED", reason: e.to_string() })?;
         }
-        let mut probe = Probe { ebpf, cpus, slots: settings.bounds.slots, btf, logger: None };
-        probe.load_programs()?;
-        Ok(probe)
-    }
-
-    fn load_programs(&mut self) -> Result<(), ProbeError> {
+        let mut probe = Probe { ebpf, cpus, slots: settings.bounds.slots, btf, logger: None, choice };
+        if probe.choice.needs_tracefs() {
+            ensure_tracefs(host)?;
+        }
         for hook in HOOKS {
-            for (name, point) in hook.tracepoints {
-                let refused =
-                    |e: ProgramError| ProbeError::Refused { hook: hook.name, program: name, reason: reason(&e) };
-                match (program(&mut self.ebpf, name)?, point) {
-                    (Program::BtfTracePoint(p), Point::Btf(at)) => p.load(at, &self.btf).map_err(refused)?,
-                    (Program::TracePoint(p), Point::Classic(..)) => p.load().map_err(refused)?,
-                    _ => return Err(ProbeError::Object(format!("program {name} is of an unexpected type"))),
-                }
+            let Ok(way) = probe.choice.way(hook) else { continue };
+            if let Err((reason, entirely)) = probe.take_way(way)? {
+                let choice = Box::new(probe.choice.clone());
+                return Err(Failed::Way { hook, reason, entirely, choice });
             }
         }
         let refused =
             |program| move |e: ProgramError| ProbeError::Refused { hook: "control", program, reason: reason(&e) };
-        let iter: &mut Iter = typed(&mut self.ebpf, "iter_tcp")?;
-        iter.load("tcp", &self.btf).map_err(refused("iter_tcp"))?;
-        let control: &mut RawTracePoint = typed(&mut self.ebpf, "control")?;
-        control.load().map_err(refused("control"))
+        let iter: &mut Iter = typed(&mut probe.ebpf, "iter_tcp")?;
+        iter.load("tcp", &probe.btf).map_err(refused("iter_tcp"))?;
+        let control: &mut RawTracePoint = typed(&mut probe.ebpf, "control")?;
+        control.load().map_err(refused("control"))?;
+        Ok(probe)
     }
 
-    /// Attaches every hook, and says how.
-    ///
-    /// # Errors
-    /// If one cannot be attached; those that were are detached when the probe is dropped.
-    pub fn attach(&mut self) -> Result<BTreeMap<String, Flavour>, ProbeError> {
-        ensure_tracefs()?;
-        let mut attached = BTreeMap::new();
-        for hook in HOOKS {
-            self.attach_hook(hook)?;
-            attached.insert(hook.name.to_owned(), Flavour::Tracepoint);
-        }
-        Ok(attached)
-    }
-
-    fn attach_hook(&mut self, hook: &'static Hook) -> Result<(), ProbeError> {
-        for (name, point) in hook.tracepoints {
-            let (place, result) = match point {
-                Point::Btf(at) => {
-                    let program: &mut BtfTracePoint = typed(&mut self.ebpf, name)?;
-                    (format!("tracepoint {at}"), program.attach().map(drop))
-                }
-                Point::Classic(category, at) => {
-                    let program: &mut TracePoint = typed(&mut self.ebpf, name)?;
-                    (format!("tracepoint {category}:{at}"), program.attach(category, at).map(drop))
-                }
+    /// Loads and attaches the programs of a hook's best way; the inner error is the kernel's refusal, and whether it concerns the
+    /// whole flavour.
+    fn take_way(&mut self, way: &'static Way) -> Result<Result<(), (String, bool)>, ProbeError> {
+        for (at, (name, point)) in way.programs.iter().enumerate() {
+            // One program can go to several places.
+            let is_loaded = way.programs[..at].iter().any(|(earlier, _)| earlier == name);
+            let program = program(&mut self.ebpf, name)?;
+            let (what, error) = match if is_loaded { Ok(()) } else { load(program, *point, &self.btf) } {
+                Err(e) => (format!("the kernel refused program {name}"), e),
+                Ok(()) => match attach(program, *point) {
+                    Err(e) => (format!("cannot attach to {}", point.place()), e),
+                    Ok(()) => continue,
+                },
             };
-            result.map_err(|e| ProbeError::Attach { hook: hook.name, place, reason: reason(&e) })?;
+            // A refusal of the flavour is not about the program that it was tried with.
+            let prohibited = is_prohibition(&error, way);
+            let what = if prohibited { "the kernel does not permit it".to_owned() } else { what };
+            return Ok(Err((format!("{what}: {}", reason(&error)), prohibited)));
         }
-        Ok(())
+        Ok(Ok(()))
+    }
+
+    /// How each hook is attached, and what was ruled out.
+    #[must_use]
+    pub fn choice(&self) -> &Choice {
+        &self.choice
     }
 
     /// The ring of events; can be taken once.
@@ -240,6 +321,39 @@ where
     T::try_from(map).map_err(|e| ProbeError::Map { map: name, reason: e.to_string() })
 }
 
+fn wrong_type() -> ProgramError {
+    ProgramError::UnexpectedProgramType
+}
+
+fn load(program: &mut Program, point: Point, btf: &Btf) -> Result<(), ProgramError> {
+    match (program, point) {
+        (Program::BtfTracePoint(p), Point::Btf(at, _)) => p.load(at, btf),
+        (Program::TracePoint(p), Point::Classic(..)) => p.load(),
+        (Program::FEntry(p), Point::Fentry(function, _)) => p.load(function, btf),
+        (Program::FExit(p), Point::Fexit(function, _)) => p.load(function, btf),
+        (Program::KProbe(p), Point::Kprobe(..) | Point::Kretprobe(_)) => p.load(),
+        _ => Err(wrong_type()),
+    }
+}
+
+fn attach(program: &mut Program, point: Point) -> Result<(), ProgramError> {
+    match (program, point) {
+        (Program::BtfTracePoint(p), Point::Btf(..)) => p.attach().map(drop),
+        (Program::TracePoint(p), Point::Classic(category, at)) => p.attach(category, at).map(drop),
+        (Program::FEntry(p), Point::Fentry(..)) => p.attach().map(drop),
+        (Program::FExit(p), Point::Fexit(..)) => p.attach().map(drop),
+        (Program::KProbe(p), Point::Kprobe(function, _) | Point::Kretprobe(function)) => {
+            p.attach(function, 0).map(drop)
+        }
+        _ => Err(wrong_type()),
+    }
+}
+
+/// Whether the kernel forbids the flavour as such: some are built without trampolines, or do not let them be used.
+fn is_prohibition(error: &ProgramError, way: &Way) -> bool {
+    way.flavour != Flavour::Tracepoint && chain(error).contains("os error 1)")
+}
+
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, ProbeError> {
     ebpf.program_mut(name).ok_or_else(|| ProbeError::Object(format!("it has no program {name}")))
 }
@@ -254,12 +368,23 @@ where
 /// The chain of an error in one line; of a verifier's log only the end, which says what was refused.
 fn reason(error: &ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
-        let log = verifier_log.to_string();
-        let mut last: Vec<&str> = log.lines().filter(|l| !l.is_empty()).rev().take(4).collect();
-        last.reverse();
-        return format!("{io_error}: {}", last.join(" | "));
+        return refusal(io_error, &end_of_log(&verifier_log.to_string()));
     }
     chain(error)
+}
+
+/// Where programs are refused before they are looked at, there is no log.
+fn refusal(error: &std::io::Error, log: &str) -> String {
+    if log.is_empty() { error.to_string() } else { format!("{error}: {log}") }
+}
+
+/// The last lines of a verifier's log in one, without the statistics that follow the verdict and differ from time to time.
+fn end_of_log(log: &str) -> String {
+    const STATISTICS: [&str; 3] = ["verification time ", "stack depth ", "processed "];
+    let is_verdict = |line: &&str| !line.is_empty() && !STATISTICS.iter().any(|begin| line.starts_with(begin));
+    let mut last: Vec<&str> = log.lines().filter(is_verdict).rev().take(3).collect();
+    last.reverse();
+    last.join(" | ")
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -272,22 +397,19 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn refused_object(error: &aya::EbpfError) -> ProbeError {
+fn refused_object(host: &Host, error: &aya::EbpfError) -> ProbeError {
     let text = chain(error);
     // Creating the first map is where the kernel looks at the privileges.
     if text.contains("os error 1)") {
-        return ProbeError::NotPermitted(lockdown());
+        let lockdown = match host.lockdown().as_deref() {
+            Some("confidentiality") => {
+                " (kernel lockdown is in confidentiality mode, which forbids reading kernel memory)".to_owned()
+            }
+            _ => String::new(),
+        };
+        return ProbeError::NotPermitted(lockdown);
     }
     ProbeError::Object(text)
-}
-
-fn lockdown() -> String {
-    match std::fs::read_to_string("/sys/kernel/security/lockdown") {
-        Ok(state) if state.contains("[confidentiality]") => {
-            " (kernel lockdown is in confidentiality mode, which forbids reading kernel memory)".to_owned()
-        }
-        _ => String::new(),
-    }
 }
 
 /// CPUs that are online now.
@@ -311,9 +433,8 @@ fn parse_cpus(list: &str) -> Vec<usize> {
 
 /// System call tracepoints are named in tracefs only. Where nobody has mounted it, it is mounted where the kernel made its place,
 /// as trace-cmd does.
-fn ensure_tracefs() -> Result<(), ProbeError> {
-    let mounted = |at: &str| Path::new(at).join("events").is_dir();
-    if mounted("/sys/kernel/tracing") || mounted("/sys/kernel/debug/tracing") {
+fn ensure_tracefs(host: &Host) -> Result<(), ProbeError> {
+    if host.tracefs().is_some() {
         return Ok(());
     }
     rustix::mount::mount(
@@ -335,6 +456,21 @@ mod tests {
         assert_eq!(parse_cpus("0"), [0]);
         assert_eq!(parse_cpus("0-2,5"), [0, 1, 2, 5]);
         assert!(parse_cpus("").is_empty());
+    }
+
+    #[test]
+    fn of_a_verifiers_log_the_verdict_is_told() {
+        let log = "func#0 @0\n0: R1=ctx() R10=fp0\n1: (85) call pc+2\ncaller:\n R10=fp0\ncombined stack size of 3 calls is 544. Too \
+                   large\n\nverification time 8144723 usec\nstack depth 0+424+0+40\nprocessed 152932 insns (limit 1000000)\n";
+        assert_eq!(end_of_log(log), "caller: |  R10=fp0 | combined stack size of 3 calls is 544. Too large");
+        assert_eq!(end_of_log("processed 3 insns (limit 1000000)\n"), "");
+    }
+
+    #[test]
+    fn a_refusal_without_a_log_has_no_empty_end() {
+        let error = std::io::Error::from_raw_os_error(libc::EPERM);
+        assert_eq!(refusal(&error, ""), "Operation not permitted (os error 1)");
+        assert_eq!(refusal(&error, "too large"), "Operation not permitted (os error 1): too large");
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The programs: loading them, attaching them, and reading what they counted. With `stream`, the only user of aya.
 
 mod catalogue;
+mod choice;
 mod control;
 mod error;
 mod load;
 mod tallies;
 
-pub use catalogue::{Flavour, HOOKS, Hook};
+pub use catalogue::{Flavour, HOOKS, Hook, Obstacle, Point, Way};
+pub use choice::{Choice, Reason, Rejected, Wanted};
 pub use error::ProbeError;
-pub use load::{Bounds, Probe, Settings};
+pub use load::{Bounds, Probe, Settings, Survey};
 pub use tallies::{NetTally, Tallies};

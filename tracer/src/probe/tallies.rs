@@ -6,11 +6,12 @@ use aya::{
     Pod,
     maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
 };
-use tracer_abi::abi::{COUNTERS, ControlOp, Global, ListenerInfo, NetCounters, Process, SlotCounters, Tuple, Watch};
+use tracer_abi::abi::{
+    COUNTERS, ControlOp, Global, ListenerInfo, NetCounters, Process, RIVALS, SlotCounters, Tuple, Watch,
+};
 
 use super::{
-    HOOKS, Probe, ProbeError,
-    catalogue::Point,
+    HOOKS, Point, Probe, ProbeError,
     load::{WATCH_ENTRIES, map},
 };
 
@@ -75,9 +76,9 @@ impl Probe {
     /// If a map cannot be read.
     pub fn tallies(&mut self) -> Result<Tallies, ProbeError> {
         let mut tallies = Tallies::default();
-        let next: Array<_, u64> = map(&mut self.ebpf, "NEXT_SLOT")?;
-        let used = next.get(&0, 0).map_err(failed("NEXT_SLOT"))?;
-        let last = used.min(u64::from(self.slots) - 1) as u32;
+        let last: Array<_, u32> = map(&mut self.ebpf, "LAST_SLOT")?;
+        // A hint: of several listeners that opened at the same instant, the last need not have written it.
+        let last = (last.get(&0, 0).map_err(failed("LAST_SLOT"))? + RIVALS).min(self.slots - 1);
         for slot in 1..=last {
             self.read_queues(slot)?;
         }
@@ -126,8 +127,11 @@ impl Probe {
     /// nobody saw (`recursion_misses`, kernel 5.12 and later).
     #[must_use]
     pub fn unseen(&self) -> u64 {
-        let single =
-            HOOKS.iter().flat_map(|hook| hook.tracepoints).filter(|(_, point)| matches!(point, Point::Classic(..)));
+        let ways = HOOKS.iter().filter_map(|hook| self.choice.way(hook).ok());
+        let single = ways.flat_map(|way| {
+            let is_single = |point: &Point| way.programs.iter().filter(|(_, other)| other == point).count() == 1;
+            way.programs.iter().filter(move |(_, point)| is_single(point))
+        });
         single
             .filter_map(|(name, _)| {
                 let fd = self.ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();

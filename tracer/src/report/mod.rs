@@ -5,6 +5,7 @@
 pub mod advice;
 mod blocks;
 mod causes;
+mod doctor;
 mod events;
 mod format;
 mod human;
@@ -12,6 +13,10 @@ mod json;
 mod listeners;
 mod model;
 
+pub use doctor::{
+    Doctor, DoctorHook, DoctorHost, Finding, NotBetter, NotBy, State, write_human as write_doctor,
+    write_json as write_doctor_json,
+};
 pub use events::decision as write_decision;
 pub use format::{Style, wrap};
 pub use human::write as write_human;

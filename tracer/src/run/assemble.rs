@@ -1,6 +1,6 @@
 //! From facts and events to the report's model.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use tracer_abi::abi::{Counter, Global, NO_LISTENER};
 
@@ -116,7 +116,17 @@ pub(super) fn assemble(facts: &Facts, story: Story, told: &mut dyn FnMut(&Decisi
     if report.totals.inconsistent > 0 {
         report.check.doubt(format!("{} attempts were counted at odds with each other", report.totals.inconsistent));
     }
-    for doubt in &facts.doubts {
+    let mut doubts = Vec::new();
+    for listener in report.listeners.iter().filter(|l| l.account.accepted_unseen > 0) {
+        doubts.push(format!(
+            "{} of the {} connections that {} accepted left its accept queue without an accept() that was seen \
+             (io_uring or an in-kernel server, for instance)",
+            listener.account.accepted_unseen,
+            listener.account.accepted,
+            SocketAddr::new(listener.address, listener.port),
+        ));
+    }
+    for doubt in doubts.iter().chain(&facts.doubts) {
         report.check.doubt(doubt.clone());
     }
     if !report.totals.balances() || report.listeners.iter().any(|l| !l.account.balances()) {

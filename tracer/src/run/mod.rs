@@ -2,6 +2,7 @@
 
 mod assemble;
 mod command;
+mod doctor;
 mod facts;
 mod log;
 mod privilege;
@@ -16,8 +17,9 @@ use std::io::{self, Write};
 use anyhow::{Context, Result};
 
 use crate::{
-    cli::{self, Invocation, ListFormat, ListenersPlan, NetnsSelector},
+    cli::{self, Hooks, Invocation, ListFormat, ListenersPlan, NetnsSelector},
     observe::{Namespace, listeners, namespaces},
+    probe::{Flavour, Wanted},
     report,
 };
 
@@ -38,6 +40,10 @@ pub fn run(invocation: Invocation) -> Result<u8> {
         }
         Invocation::Replay(plan) => replay::replay(&plan),
         Invocation::Listeners(plan) => list(&plan),
+        Invocation::Doctor(plan) => {
+            log::start(plan.verbosity);
+            doctor::doctor(&plan)
+        }
         Invocation::Completions(shell) => printed(cli::completions(shell, &mut io::stdout().lock())),
         Invocation::Man => printed(cli::manual(&mut io::stdout().lock())),
     }
@@ -54,6 +60,16 @@ fn list(plan: &ListenersPlan) -> Result<u8> {
         ListFormat::Human => report::write_listeners_table(&scan.listeners, &mut out),
         ListFormat::Json => report::write_listeners_json(&scan.listeners, &mut out),
     })
+}
+
+/// The flavours that `--hooks` means.
+fn wanted(hooks: Hooks) -> Wanted {
+    match hooks {
+        Hooks::Auto => Wanted::Best,
+        Hooks::Fentry => Wanted::Only(Flavour::Fentry),
+        Hooks::Kprobe => Wanted::Only(Flavour::Kprobe),
+        Hooks::Tracepoint => Wanted::Only(Flavour::Tracepoint),
+    }
 }
 
 /// The namespaces that a selector means.

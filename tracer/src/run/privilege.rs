@@ -10,22 +10,22 @@ const NEEDED: [(&str, u32, &str); 4] = [
     ("CAP_SYSLOG", 34, "read the addresses of kernel functions"),
 ];
 
+/// The needed capabilities that are missing, each with its use; nothing if that cannot be told. `status` is the text of
+/// `/proc/self/status`.
+pub(super) fn missing(status: &str) -> Option<Vec<String>> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let effective = u64::from_str_radix(mask.trim(), 16).ok()?;
+    let missing = NEEDED.iter().filter(|(_, bit, _)| effective >> bit & 1 == 0);
+    Some(missing.map(|(name, _, what)| format!("{name} (to {what})")).collect())
+}
+
 /// Fails, with the remedy, if a needed capability is missing. `status` is the text of `/proc/self/status`.
 ///
 /// # Errors
 /// Names what is missing and what for.
 pub(super) fn check(status: &str) -> Result<()> {
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     // Unknown is not missing: then the kernel itself will say no.
-    let Some(effective) = effective else { return Ok(()) };
-    let missing: Vec<String> = NEEDED
-        .iter()
-        .filter(|(_, bit, _)| effective >> bit & 1 == 0)
-        .map(|(name, _, what)| format!("{name} (to {what})"))
-        .collect();
+    let missing = missing(status).unwrap_or_default();
     if missing.is_empty() {
         return Ok(());
     }

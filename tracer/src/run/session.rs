@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -13,11 +13,11 @@ use tracer_abi::abi::ListenerInfo;
 
 use super::facts::{CommandFacts, CounterFacts, Ending, Facts, ListenerFacts, MarkFacts, NamespaceFacts, ProcessFacts};
 use crate::{
-    cli::{Hooks, NetnsSelector, Plan},
+    cli::{NetnsSelector, Plan},
     kernel::{Host, Layout},
     ledger::{IDLE_NS, SlotTotals},
     observe::{Namespace, Owner, in_namespace, namespaces, owners, sysctl},
-    probe::{Bounds, Flavour, Probe, ProbeError, Settings, Tallies},
+    probe::{Bounds, Flavour, Probe, Settings, Tallies},
     stream::Ring,
 };
 use tracer_abi::abi::{Global, NO_LISTENER};
@@ -44,18 +44,28 @@ pub(super) struct Session {
     start_ns: u64,
     ports: Option<Vec<(u16, u16)>>,
     next_room_ns: u64,
+    /// Queues of the open listeners, by slot, shortly before counting ended.
+    queues: BTreeMap<u32, Queues>,
+    /// When counting began to end.
+    ending_ns: u64,
 }
+
+/// The queues of a listener by the kernel's own count of them.
+struct Queues {
+    accept: u32,
+    half_open: u32,
+    /// Connections that had been counted as queued by then.
+    queued: u64,
+}
+
+/// How long an `accept()` that has taken a connection from its queue may need to return.
+const RETURNING: Duration = Duration::from_millis(10);
 
 impl Session {
     /// Loads, attaches, takes stock of what exists, and begins to count.
     pub(super) fn start(plan: &Plan) -> Result<(Session, Ring)> {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         super::privilege::check(&status)?;
-        match plan.hooks {
-            Hooks::Fentry => return Err(ProbeError::NoFlavour("fentry").into()),
-            Hooks::Kprobe => return Err(ProbeError::NoFlavour("kprobe").into()),
-            Hooks::Auto | Hooks::Tracepoint => {}
-        }
         let host = Host::from_env();
         let timer = Instant::now();
         let layout = Layout::read(&host)?;
@@ -65,21 +75,19 @@ impl Session {
             NetnsSelector::All => None,
             _ => chosen.first().map(|ns| ns.inode),
         };
-        let mut bounds = Bounds::for_cpus(online());
-        if let Some(bytes) = ring_bytes()? {
-            bounds.ring_bytes = bytes;
-        }
         let settings = Settings {
             ports: Box::new(*plan.ports.words()),
             every_port: plan.ports.is_every(),
             netns: only,
-            bounds,
+            bounds: bounds()?,
             log: log::max_level(),
         };
-        let mut probe = Probe::load(&host, &layout, &settings)?;
-        info!("programs loaded after {} ms", timer.elapsed().as_millis());
+        let mut probe = Probe::attach(&host, &layout, &settings, super::wanted(plan.hooks))?;
         let ring = Ring::new(probe.ring()?).context("cannot poll the ring buffer")?;
-        let hooks = probe.attach()?;
+        let hooks = probe.choice().flavours();
+        for reason in probe.choice().reasons() {
+            info!("hooks {}: not by {}: {}", reason.hooks.join(", "), reason.flavour.id(), reason.text);
+        }
         info!("hooks attached after {} ms", timer.elapsed().as_millis());
 
         // From here every connection under way is remembered as an earlier one; then what exists is taken stock of; then
@@ -118,6 +126,8 @@ impl Session {
             ports: (!plan.ports.is_every())
                 .then(|| plan.ports.ranges().iter().map(|r| (*r.start(), *r.end())).collect()),
             next_room_ns: start_ns + ROOM_EVERY_NS,
+            queues: BTreeMap::new(),
+            ending_ns: u64::MAX,
         };
         // Settings and owners are looked up now as well as at the end: a namespace or a process may not live that long.
         let tallies = session.probe.tallies()?;
@@ -148,7 +158,9 @@ impl Session {
 
     /// Ends counting. Events that are in the ring by now are all that there will be.
     pub(super) fn end(&mut self) -> Result<()> {
+        self.measure_queues()?;
         self.find_orphans()?;
+        self.ending_ns = monotonic_ns();
         self.probe.end()?;
         if log::max_level() >= log::LevelFilter::Debug {
             self.probe.relay_log()?;
@@ -164,6 +176,49 @@ impl Session {
         self.next_room_ns = now_ns + ROOM_EVERY_NS;
         self.probe.forget_silent(now_ns.saturating_sub(IDLE_NS))?;
         Ok(())
+    }
+
+    /// How long the queues are, before counting ends: what comes later is counted, and what goes later only makes them shorter than
+    /// is believed.
+    fn measure_queues(&mut self) -> Result<()> {
+        let before: BTreeMap<u32, SlotTotals> = self.slots()?.into_iter().collect();
+        let tallies = self.probe.tallies()?;
+        let mut returning = false;
+        for (slot, info) in tallies.listeners.iter().filter(|(_, info)| info.closed_ns == 0) {
+            let (queued, accepted) = before.get(slot).map_or((0, 0), |totals| (totals.queued, totals.accepted));
+            returning |= queued.wrapping_sub(accepted).cast_signed() > i64::from(info.accept_queue);
+            self.queues.insert(*slot, Queues { accept: info.accept_queue, half_open: info.half_open, queued });
+        }
+        if returning {
+            std::thread::sleep(RETURNING);
+        }
+        Ok(())
+    }
+
+    /// The counters at the end, with what the queues can hold.
+    fn final_slots(&self, tallies: &Tallies) -> Vec<(u32, SlotTotals)> {
+        let closed: BTreeMap<u32, &ListenerInfo> = tallies
+            .listeners
+            .iter()
+            .filter(|(_, info)| info.closed_ns != 0)
+            .map(|(slot, info)| (*slot, info))
+            .collect();
+        let mut slots = totals(tallies);
+        for (slot, totals) in &mut slots {
+            if let Some(info) = closed.get(slot) {
+                if info.closed_ns >= self.ending_ns {
+                    // What it closed was not counted any more.
+                    continue;
+                }
+                totals.waiting = Some(u64::from(info.accept_queue));
+                totals.half_open = Some(u64::from(info.half_open));
+            } else if let Some(queues) = self.queues.get(slot) {
+                let since = totals.queued.wrapping_sub(queues.queued);
+                totals.waiting = Some(u64::from(queues.accept).saturating_add_signed(since.cast_signed()));
+                totals.half_open = Some(u64::from(queues.half_open));
+            }
+        }
+        slots
     }
 
     /// Half-open requests of listeners that have closed are there until their timers run: whose they were is told now.
@@ -203,9 +258,8 @@ impl Session {
         let mut doubts = std::mem::take(&mut self.doubts);
         let unseen = self.probe.unseen();
         if unseen > 0 {
-            doubts.push(format!(
-                "{unseen} returns of accept() or connect() were not seen, because another BPF program ran on that CPU just then"
-            ));
+            doubts
+                .push(format!("{unseen} events were not seen, because another BPF program ran on that CPU just then"));
         }
         if unreadable > 0 {
             doubts.push(format!("{unreadable} records of the ring buffer could not be read"));
@@ -221,7 +275,7 @@ impl Session {
             ended_by,
             command,
             ports: self.ports.clone(),
-            slots: totals(&tallies),
+            slots: self.final_slots(&tallies),
             listeners: tallies.listeners.iter().map(|(slot, info)| self.listener(*slot, info)).collect(),
             namespaces: self.settings.values().cloned().collect(),
             counters: tallies
@@ -359,6 +413,15 @@ fn groups(listeners: &[(u32, ListenerInfo)]) -> BTreeMap<u32, u32> {
 pub(super) fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// How large the maps are made on this machine.
+pub(super) fn bounds() -> Result<Bounds> {
+    let mut bounds = Bounds::for_cpus(online());
+    if let Some(bytes) = ring_bytes()? {
+        bounds.ring_bytes = bytes;
+    }
+    Ok(bounds)
 }
 
 fn online() -> u32 {

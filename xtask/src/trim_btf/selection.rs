@@ -1,6 +1,6 @@
 //! Which types are kept, and how much of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::format::{Btf, Kind, Type, Writer};
 
@@ -19,12 +19,14 @@ pub(super) enum Extent {
 pub(super) struct Selection<'a> {
     btf: &'a Btf,
     kept: BTreeMap<u32, Extent>,
+    /// Of these enumerations, only the enumerators of these names.
+    enumerators: BTreeMap<u32, BTreeSet<String>>,
 }
 
 impl<'a> Selection<'a> {
     /// Nothing of it yet.
     pub(super) fn of(btf: &'a Btf) -> Self {
-        Self { btf, kept: BTreeMap::new() }
+        Self { btf, kept: BTreeMap::new(), enumerators: BTreeMap::new() }
     }
 
     /// Keeps at least this much of a type, and what it needs of others.
@@ -49,6 +51,7 @@ impl<'a> Selection<'a> {
                 }
                 Kind::Array => pending.extend([(t.words[0], extent), (t.words[1], Extent::Size)]),
                 Kind::Ptr => pending.push((t.head, Extent::Name)),
+                Kind::Func => pending.push((t.head, Extent::Whole)),
                 Kind::FuncProto if extent == Extent::Whole => {
                     pending.push((t.head, Extent::Size));
                     pending.extend(t.items().map(|parameter| (parameter[1], Extent::Size)));
@@ -68,6 +71,12 @@ impl<'a> Selection<'a> {
             here = member;
         }
         true
+    }
+
+    /// Keeps an enumeration with only those of its enumerators that have these names.
+    pub(super) fn keep_enumerators(&mut self, id: u32, names: &[&str]) {
+        self.keep(id, Extent::Whole);
+        self.enumerators.entry(id).or_default().extend(names.iter().map(|name| (*name).to_owned()));
     }
 
     /// Keeps the prototype behind a `btf_trace_*` typedef, which is a pointer to it; false if there is none.
@@ -112,7 +121,7 @@ impl<'a> Selection<'a> {
     /// The kept types in their old order, as a BTF of their own.
     pub(super) fn write(&self) -> Vec<u8> {
         let kept: Vec<(u32, Type)> =
-            self.kept.iter().filter_map(|(id, extent)| Some((*id, reduced(self.btf.get(*id)?, *extent)?))).collect();
+            self.kept.iter().filter_map(|(id, extent)| Some((*id, self.reduced(*id, *extent)?))).collect();
         let new: BTreeMap<u32, u32> = kept.iter().map(|(id, _)| *id).zip(1..).collect();
         let mut writer = Writer::new();
         for (_, mut t) in kept {
@@ -121,6 +130,15 @@ impl<'a> Selection<'a> {
             writer.push(&t);
         }
         writer.finish()
+    }
+
+    /// A type with only so much of it, and only the enumerators that are wanted.
+    fn reduced(&self, id: u32, extent: Extent) -> Option<Type> {
+        let t = reduced(self.btf.get(id)?, extent)?;
+        let Some(wanted) = self.enumerators.get(&id) else { return Some(t) };
+        let items = t.items().filter(|item| wanted.contains(self.btf.name(item[0])));
+        let words: Vec<u32> = items.clone().flatten().copied().collect();
+        Some(Type { vlen: items.count() as u16, words, ..t })
     }
 }
 

@@ -41,6 +41,12 @@ impl Kernel {
         self.add(Kind::Typedef, &format!("btf_trace_{name}"), pointer, &[]);
     }
 
+    fn function(&mut self, name: &str, result: u32, parameters: &[(&str, u32)]) {
+        let words: Vec<u32> = parameters.iter().flat_map(|(name, of)| [self.writer.name(name), *of]).collect();
+        let prototype = self.add_items(Kind::FuncProto, false, parameters.len() as u16, "", result, &words);
+        self.add(Kind::Func, name, prototype, &[]);
+    }
+
     fn trimmed(self) -> (Btf, Vec<String>) {
         let Trimmed { bytes, absent } = trim(&Btf::read(&self.writer.finish()).unwrap());
         (Btf::read(&bytes).unwrap(), absent)
@@ -155,14 +161,70 @@ fn a_tracepoint_keeps_the_number_and_types_of_its_arguments() {
 }
 
 #[test]
+fn a_function_keeps_its_prototype_and_other_functions_are_not_kept() {
+    let mut kernel = Kernel::new();
+    let int = kernel.add(Kind::Int, "int", 4, &[32]);
+    let sock = kernel.aggregate(Kind::Struct, "sock", 8, &[("sk_err", int, 0)]);
+    let packet = kernel.aggregate(Kind::Struct, "packet", 8, &[("len", int, 0)]);
+    let [sock, packet] = [sock, packet].map(|target| kernel.add(Kind::Ptr, "", target, &[]));
+    kernel.function("tcp_child_process", int, &[("parent", sock), ("child", sock), ("skb", packet)]);
+    kernel.function("tcp_rcv_established", 0, &[("sk", sock)]);
+    let (btf, absent) = kernel.trimmed();
+    let function = find(&btf, Kind::Func, "tcp_child_process").unwrap();
+    let prototype = btf.get(function.head).unwrap();
+    assert_eq!((prototype.kind, prototype.vlen), (Kind::FuncProto, 3));
+    let parameters: Vec<_> = prototype.items().map(|it| (btf.name(it[0]), btf.get(it[1]).unwrap().kind)).collect();
+    assert_eq!(parameters, [("parent", Kind::Ptr), ("child", Kind::Ptr), ("skb", Kind::Ptr)]);
+    assert_eq!(btf.get(prototype.head), find(&btf, Kind::Int, "int"));
+    let behind = btf.get(btf.get(prototype.items().nth(2).unwrap()[1]).unwrap().head).unwrap();
+    assert_eq!((behind.kind, btf.name(behind.name)), (Kind::Fwd, "packet"), "of an argument's structure only the name");
+    assert_eq!(find(&btf, Kind::Func, "tcp_rcv_established"), None);
+    assert!(absent.contains(&"function inet_accept".to_owned()), "{absent:?}");
+    assert!(!absent.contains(&"function tcp_child_process".to_owned()), "{absent:?}");
+}
+
+#[test]
+fn functions_that_share_a_name_are_all_kept() {
+    let mut kernel = Kernel::new();
+    let int = kernel.add(Kind::Int, "int", 4, &[32]);
+    kernel.function("inet_accept", int, &[("sock", int)]);
+    kernel.function("inet_accept", int, &[("sock", int), ("newsock", int)]);
+    let (btf, _) = kernel.trimmed();
+    let arguments: Vec<u16> =
+        named(&btf, Kind::Func, "inet_accept").map(|(_, t)| btf.get(t.head).unwrap().vlen).collect();
+    assert_eq!(arguments, [1, 2]);
+}
+
+#[test]
+fn of_the_helpers_those_are_kept_that_tracer_asks_for_with_their_numbers() {
+    let mut kernel = Kernel::new();
+    kernel.enumeration(
+        "bpf_func_id",
+        &[("BPF_FUNC_unspec", 0), ("BPF_FUNC_map_lookup_elem", 1), ("BPF_FUNC_task_pt_regs", 175)],
+    );
+    let (btf, absent) = kernel.trimmed();
+    let helpers = find(&btf, Kind::Enum, "bpf_func_id").unwrap();
+    assert_eq!((helpers.head, helpers.vlen), (4, 1));
+    let kept: Vec<_> = helpers.items().map(|item| (btf.name(item[0]), item[1])).collect();
+    assert_eq!(kept, [("BPF_FUNC_task_pt_regs", 175)]);
+    assert!(absent.contains(&"BPF_FUNC_map_lookup_percpu_elem in enum bpf_func_id".to_owned()), "{absent:?}");
+    assert!(!absent.iter().any(|what| what.contains("BPF_FUNC_task_pt_regs")), "{absent:?}");
+}
+
+#[test]
 fn what_the_kernel_lacks_is_named() {
     let mut kernel = Kernel::new();
     let int = kernel.add(Kind::Int, "int", 4, &[32]);
     kernel.aggregate(Kind::Struct, "net", 4, &[("ns", int, 0)]);
     let (btf, absent) = kernel.trimmed();
-    for expected in
-        ["field ns.inum in struct net", "field sk_err in struct sock", "LINUX_MIB_LISTENDROPS", "enum skb_drop_reason"]
-    {
+    for expected in [
+        "field ns.inum in struct net",
+        "field sk_err in struct sock",
+        "LINUX_MIB_LISTENDROPS",
+        "enum skb_drop_reason",
+        "function tcp_conn_request",
+        "BPF_FUNC_task_pt_regs in enum bpf_func_id",
+    ] {
         assert!(absent.iter().any(|what| what == expected), "{expected}: {absent:?}");
     }
     assert!(find(&btf, Kind::Struct, "net").is_some(), "what there is of it is kept");
@@ -176,6 +238,8 @@ fn trimming_again_changes_nothing() {
     let pointer = kernel.add(Kind::Ptr, "", work, &[]);
     kernel.add(Kind::Func, "unrelated", 0, &[]);
     kernel.aggregate(Kind::Struct, "file", 40, &[("f_inode", pointer, 0), ("work", work, 64)]);
+    kernel.function("inet_accept", int, &[("sock", pointer)]);
+    kernel.enumeration("bpf_func_id", &[("BPF_FUNC_unspec", 0), ("BPF_FUNC_task_pt_regs", 175)]);
     let once = trim(&Btf::read(&kernel.writer.finish()).unwrap()).bytes;
     assert_eq!(trim(&Btf::read(&once).unwrap()).bytes, once);
 }

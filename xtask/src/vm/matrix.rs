@@ -81,14 +81,11 @@ pub(super) enum Support {
 /// What is expected of the tracer in `flavour` on `kernel`. A row here is a promise in both directions: where it says absent,
 /// a run fails if the tracer starts after all.
 pub(super) fn support(kernel: Kernel, flavour: Flavour) -> Support {
-    use Flavour::{Auto, Fentry, Kprobe, Tracepoint};
-    use Kernel::{Newest, V5_10, V6_1, V6_12};
     match (flavour, kernel) {
-        (Fentry | Kprobe, _) => Support::Absent("this version of the tracer has tracepoints only"),
-        (Auto | Tracepoint, V5_10 | V6_1) => {
+        (Flavour::Tracepoint, Kernel::V5_10 | Kernel::V6_1) => {
             Support::Absent("its tracepoint consume_skb does not say where in the kernel a packet ended (6.4)")
         }
-        (Auto | Tracepoint, V6_12 | Newest) => Support::Expected,
+        _ => Support::Expected,
     }
 }
 

@@ -90,13 +90,20 @@ fn a_typedef_of_itself_ends_the_search() {
     let mut edited = LINUX_6_18.to_vec();
     let typedef = edit::record(&edited, edit::TYPEDEF, "btf_trace_sk_data_ready");
     edit::set_word(&mut edited, typedef.at + 8, typedef.id);
-    let found = read(&edited);
-    assert!(matches!(found, Err(KernelError::Tracepoint { hook: "sk_data_ready", .. })), "{found:?}");
+    assert_eq!(read(&edited).unwrap().signatures.tracepoint("sk_data_ready"), None);
 
     let around = edit::member(&edited, "net", "ns");
     edit::set_word(&mut edited, around + 4, typedef.id);
     let found = read(&edited);
     assert!(matches!(found, Err(KernelError::NoField { strukt: "net", field: "ns.inum" })), "{found:?}");
+}
+
+#[test]
+fn a_function_that_is_its_own_prototype_is_no_function() {
+    let mut edited = LINUX_6_18.to_vec();
+    let function = edit::record(&edited, edit::FUNC, "inet_accept");
+    edit::set_word(&mut edited, function.at + 8, function.id);
+    assert_eq!(read(&edited).unwrap().signatures.function("inet_accept"), None);
 }
 
 #[test]

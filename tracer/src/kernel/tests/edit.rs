@@ -2,18 +2,19 @@
 
 /// One type in the raw format.
 #[derive(Clone, Copy)]
-pub(super) struct Record {
+pub(crate) struct Record {
     /// Its number.
-    pub(super) id: u32,
+    pub(crate) id: u32,
     /// Where its first word is: name, then kind and count, then size or type, then the items.
-    pub(super) at: usize,
-    pub(super) kind: u32,
-    pub(super) items: usize,
+    pub(crate) at: usize,
+    pub(crate) kind: u32,
+    pub(crate) items: usize,
 }
 
-pub(super) const STRUCT: u32 = 4;
-pub(super) const ENUM: u32 = 6;
-pub(super) const TYPEDEF: u32 = 8;
+pub(crate) const STRUCT: u32 = 4;
+pub(crate) const ENUM: u32 = 6;
+pub(crate) const TYPEDEF: u32 = 8;
+pub(crate) const FUNC: u32 = 12;
 
 /// Kinds from `BTF_KIND_INT` on: words of each item, and whether the count is the number of items.
 const ITEMS: [(usize, bool); 20] = [
@@ -39,15 +40,15 @@ const ITEMS: [(usize, bool); 20] = [
     (3, true),
 ];
 
-pub(super) fn word(btf: &[u8], at: usize) -> u32 {
+pub(crate) fn word(btf: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(btf[at..at + 4].try_into().unwrap())
 }
 
-pub(super) fn set_word(btf: &mut [u8], at: usize, value: u32) {
+pub(crate) fn set_word(btf: &mut [u8], at: usize, value: u32) {
     btf[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
-pub(super) fn records(btf: &[u8]) -> Vec<Record> {
+pub(crate) fn records(btf: &[u8]) -> Vec<Record> {
     let start = (word(btf, 4) + word(btf, 8)) as usize;
     let end = start + word(btf, 12) as usize;
     let mut records = Vec::new();
@@ -69,25 +70,25 @@ fn strings(btf: &[u8]) -> std::ops::Range<usize> {
     start..start + word(btf, 20) as usize
 }
 
-pub(super) fn name(btf: &[u8], offset: u32) -> &str {
+pub(crate) fn name(btf: &[u8], offset: u32) -> &str {
     let rest = &btf[strings(btf)][offset as usize..];
     std::str::from_utf8(rest.split(|byte| *byte == 0).next().unwrap()).unwrap()
 }
 
 /// The type of this kind and name.
-pub(super) fn record(btf: &[u8], kind: u32, called: &str) -> Record {
+pub(crate) fn record(btf: &[u8], kind: u32, called: &str) -> Record {
     *records(btf).iter().find(|r| r.kind == kind && name(btf, word(btf, r.at)) == called).unwrap()
 }
 
 /// Where the member of a structure begins: name, type, offset in bits.
-pub(super) fn member(btf: &[u8], strukt: &str, called: &str) -> usize {
+pub(crate) fn member(btf: &[u8], strukt: &str, called: &str) -> usize {
     let record = record(btf, STRUCT, strukt);
     let mut members = (0..record.items).map(|i| record.at + 12 + 12 * i);
     members.find(|at| name(btf, word(btf, *at)) == called).unwrap()
 }
 
 /// The fixture with a name, wherever it is used, replaced by one that is no longer.
-pub(super) fn renamed(btf: &[u8], from: &str, to: &str) -> Vec<u8> {
+pub(crate) fn renamed(btf: &[u8], from: &str, to: &str) -> Vec<u8> {
     assert!(to.len() <= from.len());
     let sought = [b"\0", from.as_bytes(), b"\0"].concat();
     let start = strings(btf).start;

@@ -2,17 +2,15 @@
 
 use std::{collections::HashMap, fs, mem::offset_of};
 
-use tracer_abi::abi::{Counter, Offsets, TCP_RULES};
+use tracer_abi::abi::{Counter, Offsets, TCP_RULES, places};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
-use super::{Host, LINUX_6_18, edit, host_with, host_with_btf};
+use super::{Fixture, Host, KERNELS, LINUX_6_18, edit, host_with, host_with_btf};
 use crate::kernel::{KernelError, Layout, types::Types};
 
-/// What a C compiler makes of the same kernel's types: fixtures/expect.sh.
-const LINUX_6_18_EXPECTED: &str = include_str!("../fixtures/linux-6.18.offsets");
-
-fn expected() -> HashMap<&'static str, u32> {
-    let lines = LINUX_6_18_EXPECTED.lines().filter(|line| !line.starts_with('#'));
+/// What a C compiler makes of a kernel's types.
+fn expected(kernel: &Fixture) -> HashMap<&'static str, u32> {
+    let lines = kernel.expected.lines().filter(|line| !line.starts_with('#'));
     lines.map(|line| line.split_once(' ').unwrap()).map(|(name, n)| (name, n.parse().unwrap())).collect()
 }
 
@@ -31,43 +29,115 @@ fn fields(offsets: &Offsets) -> Vec<(String, u32)> {
 }
 
 #[test]
-fn fields_of_linux_6_18_lie_where_a_c_compiler_puts_them() {
-    let expected = expected();
-    for (field, offset) in fields(&read(LINUX_6_18).unwrap().offsets) {
-        assert_eq!(expected.get(field.as_str()), Some(&offset), "{field}");
-    }
-    let written_down = expected.keys().filter(|name| name.contains('.')).count();
-    assert_eq!(written_down, Offsets::FIELDS.len(), "a field that is not read any more is still in the list");
-}
-
-#[test]
-fn counters_of_linux_6_18_have_the_indices_of_its_enumeration() {
-    let (expected, layout) = (expected(), read(LINUX_6_18).unwrap());
-    for counter in Counter::ALL {
-        assert_eq!(expected.get(counter.enumerator()), Some(&layout.mib[counter as usize]), "{counter:?}");
+fn fields_lie_where_a_c_compiler_puts_them() {
+    for kernel in &KERNELS {
+        let expected = expected(kernel);
+        for (field, offset) in fields(&read(kernel.btf).unwrap().offsets) {
+            assert_eq!(expected.get(field.as_str()), Some(&offset), "{field} of {}", kernel.version);
+        }
+        let written_down = expected.keys().filter(|name| name.contains('.')).count();
+        assert_eq!(written_down, Offsets::FIELDS.len(), "a field that is not read any more is still in the list");
     }
 }
 
 #[test]
-fn drop_reasons_of_linux_6_18_have_the_numbers_of_its_enumeration() {
-    let (expected, layout) = (expected(), read(LINUX_6_18).unwrap());
-    let number = |name: &str| expected[name];
-    assert_eq!(layout.reasons.no_socket, number("SKB_DROP_REASON_NO_SOCKET"));
-    assert_eq!(layout.reasons.not_specified, number("SKB_DROP_REASON_NOT_SPECIFIED"));
-    assert_eq!(layout.reasons.tcp_rules, TCP_RULES.map(number));
-    let all: Vec<_> = expected.iter().filter(|(name, _)| name.starts_with("SKB_")).collect();
-    assert!(all.len() > 100);
-    for (name, number) in all {
-        let short = name.strip_prefix("SKB_DROP_REASON_").unwrap_or(name);
-        assert_eq!(layout.drop_reasons.name(*number), Some(short));
+fn counters_have_the_indices_of_the_kernels_enumeration() {
+    for kernel in &KERNELS {
+        let (expected, layout) = (expected(kernel), read(kernel.btf).unwrap());
+        for counter in Counter::ALL {
+            let found = expected.get(counter.enumerator());
+            assert_eq!(found, Some(&layout.mib[counter as usize]), "{counter:?} of {}", kernel.version);
+        }
     }
-    assert_eq!(layout.drop_reasons.name(100_000), None);
+}
+
+#[test]
+fn drop_reasons_have_the_numbers_of_the_kernels_enumeration() {
+    for kernel in &KERNELS {
+        let (expected, layout) = (expected(kernel), read(kernel.btf).unwrap());
+        // What this kernel does not tell apart matches nothing.
+        let number = |name: &str| expected.get(name).copied().unwrap_or(u32::MAX);
+        assert_eq!(layout.reasons.no_socket, number("SKB_DROP_REASON_NO_SOCKET"), "{}", kernel.version);
+        assert_eq!(layout.reasons.not_specified, number("SKB_DROP_REASON_NOT_SPECIFIED"), "{}", kernel.version);
+        assert_eq!(layout.reasons.tcp_rules, TCP_RULES.map(number), "{}", kernel.version);
+        for (name, number) in expected.iter().filter(|(name, _)| name.starts_with("SKB_")) {
+            let short = name.strip_prefix("SKB_DROP_REASON_").unwrap_or(name);
+            assert_eq!(layout.drop_reasons.name(*number), Some(short), "{}", kernel.version);
+        }
+        assert_eq!(layout.drop_reasons.name(100_000), None);
+    }
+}
+
+#[test]
+fn older_kernels_tell_fewer_drop_reasons_apart() {
+    let missing = KERNELS.each_ref().map(|kernel| {
+        let reasons = read(kernel.btf).unwrap().reasons;
+        let rules = TCP_RULES.iter().zip(reasons.tcp_rules).filter(|(_, n)| *n == u32::MAX);
+        let rules: Vec<_> = rules.map(|(name, _)| name.trim_start_matches("SKB_DROP_REASON_TCP_")).collect();
+        (kernel.version, reasons.no_socket == u32::MAX, rules)
+    });
+    let all: Vec<_> = TCP_RULES.iter().map(|name| name.trim_start_matches("SKB_DROP_REASON_TCP_")).collect();
+    let of_6_12 = vec!["RFC7323_TW_PAWS", "RFC7323_TSECR", "LISTEN_OVERFLOW"];
+    let of_6_1 = vec!["OLD_SEQUENCE", of_6_12[0], of_6_12[1], of_6_12[2], "INVALID_ACK_SEQUENCE"];
+    let expected = [
+        ("5.10", true, all),
+        ("6.1", false, of_6_1),
+        ("6.12", false, of_6_12),
+        ("6.18", false, Vec::new()),
+        ("7.2", false, Vec::new()),
+    ];
+    assert_eq!(missing, expected);
+}
+
+#[test]
+fn helpers_are_known_where_the_kernel_has_them() {
+    for kernel in &KERNELS {
+        let (expected, signatures) = (expected(kernel), read(kernel.btf).unwrap().signatures);
+        assert_eq!(signatures.task_regs, expected.contains_key(places::TASK_REGS), "{}", kernel.version);
+        assert_eq!(signatures.percpu_lookup, expected.contains_key(places::PERCPU_LOOKUP), "{}", kernel.version);
+        assert_eq!(signatures.task_regs, kernel.version != "5.10", "{}: since 5.15", kernel.version);
+        assert_eq!(signatures.percpu_lookup, kernel.version != "5.10", "{}: since 5.19", kernel.version);
+    }
+}
+
+/// What kernels changed, from their sources: the columns are those of [`KERNELS`], and no number is no such place.
+#[test]
+fn places_have_the_arguments_of_the_kernels_sources() {
+    let all = KERNELS.each_ref().map(|kernel| read(kernel.btf).unwrap().signatures);
+    for (tracepoint, expected) in [
+        ("consume_skb", [Some(1), Some(1), Some(2), Some(2), Some(2)]),
+        ("kfree_skb", [Some(2), Some(3), Some(4), Some(4), Some(4)]),
+        ("sk_data_ready", [None, None, Some(1), Some(1), Some(1)]),
+        ("inet_sock_set_state", [Some(3); 5]),
+        ("tcp_retransmit_synack", [Some(2); 5]),
+        ("timer_expire_entry", [Some(2); 5]),
+        ("timer_expire_exit", [Some(1); 5]),
+    ] {
+        assert_eq!(all.each_ref().map(|it| it.tracepoint(tracepoint)), expected, "{tracepoint}");
+    }
+    let mptcp = all.each_ref().map(|it| it.function("mptcp_stream_accept"));
+    assert_eq!(mptcp, [None, Some(4), Some(3), Some(3), Some(3)], "Debian's 5.10 has no MPTCP");
+    for function in places::FUNCTIONS.into_iter().filter(|name| *name != "mptcp_stream_accept") {
+        let expected = match function {
+            "tcp_conn_request" => [4; 5],
+            "tcp_check_req" => [5, 5, 5, 6, 6],
+            "inet_accept" => [4, 4, 3, 3, 3],
+            "tcp_child_process" | "tcp_v4_connect" | "tcp_v6_connect" => [3; 5],
+            "cookie_v4_check" | "cookie_v6_check" | "security_sock_graft" | "tcp_rtx_synack" => [2; 5],
+            "reqsk_timer_handler" => [1; 5],
+            other => panic!("how many arguments {other}() has is to be read in the kernels' sources"),
+        };
+        assert_eq!(all.each_ref().map(|it| it.function(function)), expected.map(Some), "{function}");
+    }
+    assert_eq!(all[0].tracepoint("sched_switch"), None, "it is none of those that are looked up");
 }
 
 #[test]
 fn a_mapped_file_and_its_bytes_give_the_same_layout() {
-    let from_bytes = Layout::of(&Types::parse(LINUX_6_18).unwrap()).unwrap();
-    assert_eq!(read(LINUX_6_18).unwrap(), from_bytes);
+    for kernel in &KERNELS {
+        let from_bytes = Layout::of(&Types::parse(kernel.btf).unwrap()).unwrap();
+        assert_eq!(read(kernel.btf).unwrap(), from_bytes, "{}", kernel.version);
+    }
 }
 
 #[test]
@@ -152,29 +222,20 @@ fn a_drop_reason_that_this_kernel_does_not_tell_apart_matches_no_number() {
 }
 
 #[test]
-fn a_tracepoint_that_is_not_there_is_named_with_the_kernel_that_brought_it() {
-    for (hook, since) in [("sk_data_ready", "6.3"), ("kfree_skb", "6.11"), ("timer_expire_entry", "2.6.32")] {
-        let typedef = format!("btf_trace_{hook}");
-        let edited = edit::renamed(LINUX_6_18, &typedef, &typedef.replace("btf_trace", "btf_truce"));
-        assert_eq!(
-            error(&edited),
-            format!("hook {hook}: this kernel has no such tracepoint (it is there since {since})")
-        );
-    }
+fn a_place_that_is_not_there_has_no_arguments() {
+    let gone = read(&edit::renamed(LINUX_6_18, "btf_trace_kfree_skb", "btf_truce_kfree_skb")).unwrap().signatures;
+    assert_eq!((gone.tracepoint("kfree_skb"), gone.tracepoint("consume_skb")), (None, Some(2)));
+    let gone = read(&edit::renamed(LINUX_6_18, "tcp_check_req", "tcp_check_rex")).unwrap().signatures;
+    assert_eq!((gone.function("tcp_check_req"), gone.function("tcp_conn_request")), (None, Some(4)));
 }
 
 #[test]
-fn a_tracepoint_with_fewer_arguments_is_told_with_those_that_are_needed() {
-    // The prototype of tcp_retransmit_synack, whose two arguments are as many as kfree_skb had before 5.17.
-    let mut edited = LINUX_6_18.to_vec();
-    let [from, to] = ["btf_trace_tcp_retransmit_synack", "btf_trace_kfree_skb"]
-        .map(|name| edit::record(LINUX_6_18, edit::TYPEDEF, name).at + 8);
-    edit::set_word(&mut edited, to, edit::word(LINUX_6_18, from));
-    assert_eq!(
-        error(&edited),
-        "hook kfree_skb: the tracepoint has 2 arguments here; tracer needs 4 (skb, location, reason, rx_sk), as kernels \
-         since 6.11 have them"
-    );
+fn a_helper_that_is_not_there_is_known_to_be_missing() {
+    let without = |helper: &str| read(&edit::renamed(LINUX_6_18, helper, "BPF_FUNC_other")).unwrap().signatures;
+    let none = without(places::TASK_REGS);
+    assert!(!none.task_regs && none.percpu_lookup);
+    let none = without(places::PERCPU_LOOKUP);
+    assert!(none.task_regs && !none.percpu_lookup);
 }
 
 #[test]

@@ -270,6 +270,152 @@ fn a_group_counts_a_request_at_one_member_and_its_trouble_at_another() {
     );
 }
 
+fn queued(queued: u64, accepted: u64, waiting: u64) -> SlotTotals {
+    SlotTotals { requests: queued, children: queued, queued, accepted, waiting: Some(waiting), ..slot(queued) }
+}
+
+#[test]
+fn what_the_accept_queue_does_not_hold_was_accepted_unseen() {
+    check(
+        &[],
+        &[(1, queued(6, 2, 1))],
+        expect![[r#"
+            slot 1: 6 = 5 accepted + 1 pending + 0 lost
+              accepted unseen: 3
+        "#]],
+    );
+    // Connections from before the start make the queue longer.
+    check(
+        &[],
+        &[(1, queued(6, 2, 7))],
+        expect![[r#"
+            slot 1: 6 = 2 accepted + 4 pending + 0 lost
+        "#]],
+    );
+}
+
+#[test]
+fn what_a_closing_listener_did_not_hold_was_accepted_unseen() {
+    let closed = |dropped, reset, totals| SlotTotals {
+        closed: true,
+        children_dropped: dropped,
+        children_reset: reset,
+        ..totals
+    };
+    check(
+        &[],
+        &[(1, closed(2, 0, queued(3, 0, 2)))],
+        expect![[r#"
+            slot 1: 3 = 1 accepted + 0 pending + 2 lost
+              lost: listener-closed 2
+              phantom: 2
+              unlisted: 2
+              accepted unseen: 1
+        "#]],
+    );
+    // Two of those that went were from before the start.
+    check(
+        &[],
+        &[(1, closed(1, 0, queued(2, 0, 3)))],
+        expect![[r#"
+            slot 1: 2 = 1 accepted + 0 pending + 1 lost
+              lost: listener-closed 1
+              phantom: 1
+              unlisted: 1
+              accepted unseen: 1
+        "#]],
+    );
+    // Nobody tells when one that its client had reset goes with the listener.
+    check(
+        &[],
+        &[(1, closed(1, 1, queued(2, 0, 2)))],
+        expect![[r#"
+            slot 1: 2 = 0 accepted + 0 pending + 2 lost
+              lost: listener-closed 2
+              phantom: 2
+              unlisted: 2
+        "#]],
+    );
+}
+
+#[test]
+fn what_a_closed_member_did_not_drop_has_migrated() {
+    let member = |closed, totals| SlotTotals { group: 1, closed, ..totals };
+    check(
+        &[],
+        &[(1, member(true, queued(6, 0, 6))), (2, member(false, queued(0, 4, 2)))],
+        expect![[r#"
+            slot 1: 0 = 0 accepted + 0 pending + 0 lost
+            slot 2: 6 = 4 accepted + 2 pending + 0 lost
+        "#]],
+    );
+    // Three had nowhere to go, and one of those that had was accepted unseen.
+    let dropped = SlotTotals { children_dropped: 3, ..queued(6, 0, 6) };
+    check(
+        &[],
+        &[(1, member(true, dropped)), (2, member(false, queued(0, 1, 1)))],
+        expect![[r#"
+            slot 1: 4 = 1 accepted + 0 pending + 3 lost
+              lost: listener-closed 3
+              phantom: 3
+              unlisted: 3
+              accepted unseen: 1
+            slot 2: 2 = 1 accepted + 1 pending + 0 lost
+        "#]],
+    );
+    // The other member has closed too.
+    check(
+        &[],
+        &[(1, member(true, queued(6, 0, 6))), (2, member(true, queued(0, 4, 2)))],
+        expect![[r#"
+            slot 1: 2 = 0 accepted + 0 pending + 2 lost
+              lost: listener-closed 2
+              phantom: 2
+              unlisted: 2
+            slot 2: 4 = 4 accepted + 0 pending + 0 lost
+        "#]],
+    );
+    // While counting goes on, nobody knows how long the queues are.
+    let running = |closed, n, accepted| member(closed, SlotTotals { waiting: None, ..queued(n, accepted, 0) });
+    check(
+        &[],
+        &[(1, running(true, 6, 0)), (2, running(false, 0, 4))],
+        expect![[r#"
+            slot 1: 0 = 0 accepted + 0 pending + 0 lost
+            slot 2: 6 = 4 accepted + 2 pending + 0 lost
+        "#]],
+    );
+}
+
+#[test]
+fn members_that_are_taken_for_each_other_at_accept_miss_nothing() {
+    let member = |totals| SlotTotals { group: 1, ..totals };
+    check(
+        &[],
+        &[(1, member(queued(5, 5, 2))), (2, member(queued(5, 1, 2)))],
+        expect![[r#"
+            slot 1: 5 = 5 accepted + 0 pending + 0 lost
+            slot 2: 5 = 1 accepted + 4 pending + 0 lost
+        "#]],
+    );
+}
+
+#[test]
+fn requests_of_a_closed_member_that_another_has_are_pending_there() {
+    let member =
+        |closed, requests, length| SlotTotals { group: 1, closed, requests, half_open: Some(length), ..slot(requests) };
+    check(
+        &[],
+        &[(1, member(true, 3, 3)), (2, member(false, 1, 3))],
+        expect![[r#"
+            slot 1: 1 = 0 accepted + 0 pending + 1 lost
+              lost: listener-closed 1
+              unlisted: 1
+            slot 2: 3 = 0 accepted + 3 pending + 0 lost
+        "#]],
+    );
+}
+
 #[test]
 fn listeners_that_are_no_group_do_not_borrow_from_each_other() {
     check(

@@ -186,6 +186,7 @@ pub(super) fn print(out: &mut String, slot: u32, a: &Account) {
         ("phantom", a.phantom),
         ("dead on arrival", a.dead_on_arrival),
         ("unlisted", a.unlisted),
+        ("accepted unseen", a.accepted_unseen),
         ("inconsistent", a.inconsistent),
     ] {
         if n > 0 {
