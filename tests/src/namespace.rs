@@ -120,6 +120,15 @@ pub fn half_open(port: u16) -> Result<usize> {
     Ok(sockets.iter().filter(|it| it.local == port && it.state == SYN_RECV).count())
 }
 
+/// How many half-open requests a listener with this limit holds. Its accept queue holds one more than the limit on every kernel;
+/// its requests are one more too, but not on 5.10, where `inet_csk_reqsk_queue_is_full()` compares with `>=` instead of `>`.
+#[must_use]
+pub fn held_requests(limit: usize) -> usize {
+    let release = rustix::system::uname();
+    let is_old = release.release().to_str().is_ok_and(|release| release.starts_with("5."));
+    if is_old { limit } else { limit + 1 }
+}
+
 /// Whether nothing can happen any more on port `port` of the calling thread's
 /// namespace unless somebody begins something new: there are only listeners
 /// whose queues are empty, and connections of which this end has been closed.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::namespace::held_requests;
 use crate::rawtcp::{Peer, Wire, await_synacks, syn_all};
 use crate::traffic::{Accepted, Fleet, Listener, State, peers};
 
@@ -107,8 +108,8 @@ pub struct Cookies {
     pub waiting: usize,
 }
 
-/// 31 clients on the wire against a backlog of 5 with syncookies: six requests
-/// fit, the others get cookies. Three of each kind then acknowledge and fill
+/// 31 clients on the wire against a backlog of 5 with syncookies: as many requests
+/// as the kernel holds fit, the others get cookies. Three of each kind then acknowledge and fill
 /// the accept queue, then all others do but the last, which returns a wrong
 /// cookie. At last somebody who never sent a SYN acknowledges out of the blue:
 /// no connection attempt, as far as anybody can tell.
@@ -121,7 +122,7 @@ pub fn cookies(wire: &Wire, listener: &Listener) -> Result<Cookies> {
     syn_all(&clients)?;
     await_synacks(&mut clients)?;
     let held = crate::namespace::half_open(listener.port())?;
-    ensure!(held == 6, "{held} requests are held");
+    ensure!(held == held_requests(5), "{held} requests are held");
     // The queue fills in order: a request is kept while there is room.
     let (ordinary, cookie) = clients.split_at(held);
     let (wrong, cookie) = cookie.split_last().context("no cookie was sent")?;

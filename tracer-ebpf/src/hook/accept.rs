@@ -77,17 +77,8 @@ fn fx_accept3b(ctx: FExitContext) -> i32 {
     0
 }
 
-/// `mptcp_stream_accept()`, which has the same arguments and calls neither: with four.
-#[fexit(function = "mptcp_stream_accept")]
-fn fx_maccept4(ctx: FExitContext) -> i32 {
-    let (socket, new, error): (u64, u64, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(4));
-    if error == 0 {
-        grafted(socket, new);
-    }
-    0
-}
-
-/// With three.
+/// `mptcp_stream_accept()`, which has the same arguments and calls `inet_accept()` up to 6.4, and `inet_csk_accept()` itself since.
+/// Of the kernels between, 6.5 to 6.9, what MPTCP accepts is not seen.
 #[fexit(function = "mptcp_stream_accept")]
 fn fx_maccept3(ctx: FExitContext) -> i32 {
     let (socket, new, error): (u64, u64, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(3));

@@ -176,6 +176,8 @@ impl Net {
         let known = self.counters()?;
         Self::read_all(self.mibs(percpu_offset()?)?, &mut known.last)?;
         known.start = known.last;
+        // Where no CPU can start another one, this is the first that this one hears of the namespace.
+        known.inum = self.inum();
         known.mode = NetCounters::COUNTED;
         Some(())
     }

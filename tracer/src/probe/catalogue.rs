@@ -243,9 +243,10 @@ impl Hook {
                 "a queued SYN of a SO_REUSEPORT group is counted at the group's first member until its connection is \
                  established; sums are exact",
             ),
-            ("inet_csk_accept", Flavour::Tracepoint) => {
-                Some("accepts through io_uring are not seen: such connections stay pending")
-            }
+            ("inet_csk_accept", Flavour::Tracepoint) => Some(
+                "accepts through io_uring or within the kernel are not seen; the report says how many connections left an \
+                     accept queue without one, and is not exact",
+            ),
             ("tcp_v4_connect", Flavour::Tracepoint) => {
                 Some("errors of connects through io_uring are not seen: their port exhaustion is not counted")
             }
@@ -402,14 +403,6 @@ pub const HOOKS: &[Hook] = &[
                 programs: &[
                     ("fx_accept3b", Point::Fexit("inet_accept", 3)),
                     ("fx_accept3", Point::Fexit("inet_accept", 3)),
-                ],
-            },
-            Way {
-                flavour: Fentry,
-                programs: &[
-                    ("fx_accept4b", Point::Fexit("inet_accept", 4)),
-                    ("fx_accept4", Point::Fexit("inet_accept", 4)),
-                    ("fx_maccept4", Point::Fexit("mptcp_stream_accept", 4)),
                 ],
             },
             Way {

@@ -59,6 +59,8 @@ pub(super) struct Attempt {
     pub(super) holds_cookie: bool,
     pub(super) cookie_ns: u64,
     pub(super) dead: bool,
+    /// Its `accept()` was seen by no program.
+    pub(super) unseen: bool,
     pub(super) by: u8,
     pub(super) synacks: u32,
     pub(super) superseded: bool,
@@ -126,9 +128,18 @@ impl Kernel {
         Kernel { now_ns: SECOND, ..Kernel::default() }
     }
 
-    /// The counters as the collector reads them.
+    /// The counters as the collector reads them at the end.
     pub(super) fn totals(&self) -> Vec<(u32, SlotTotals)> {
-        self.slots.iter().map(|(slot, totals)| (*slot, totals.clone())).collect()
+        let with_queue = |(slot, totals): (&u32, &SlotTotals)| {
+            let waiting = totals.waiting.or_else(|| Some(self.waiting(*slot)));
+            (*slot, SlotTotals { waiting, ..totals.clone() })
+        };
+        self.slots.iter().map(with_queue).collect()
+    }
+
+    /// Length of an accept queue.
+    fn waiting(&self, slot: u32) -> u64 {
+        self.attempts.iter().filter(|a| a.slot == slot && a.place == Place::Queued).count() as u64
     }
 
     fn slot(&mut self, slot: u32) -> &mut SlotTotals {
@@ -155,6 +166,7 @@ impl Kernel {
             holds_cookie: false,
             cookie_ns: 0,
             dead: false,
+            unseen: false,
             by: 0,
             synacks: 0,
             superseded: false,
@@ -441,11 +453,23 @@ impl Kernel {
         true
     }
 
+    /// `accept()` returned it, and nobody was told.
+    pub(super) fn accept_unseen(&mut self, i: usize) -> bool {
+        let a = &mut self.attempts[i];
+        if a.place != Place::Queued {
+            return false;
+        }
+        (a.place, a.unseen) = (Place::Accepted, true);
+        true
+    }
+
     pub(super) fn close(&mut self, slot: u32) -> bool {
         if self.is_closed(slot) {
             return false;
         }
-        self.slot(slot).closed = true;
+        let waiting = self.waiting(slot);
+        let totals = self.slot(slot);
+        (totals.closed, totals.waiting) = (true, Some(waiting));
         self.closed_ns.insert(slot, self.now_ns);
         if !self.ring_full {
             self.ring.push(event(EventKind::ListenerClosed, Tuple::default(), 0, slot, self.now_ns));

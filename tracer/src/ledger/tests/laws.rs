@@ -207,6 +207,37 @@ proptest! {
     }
 
     #[test]
+    fn what_is_accepted_unseen_is_known_by_the_queues(steps in vec((step(), prop::bool::weighted(0.5)), 0..60)) {
+        let mut run = Run::new();
+        run.patient = false;
+        let mut ledger = Ledger::new(1000);
+        let mut decisions = Vec::new();
+        for (step, unseen) in steps {
+            match step {
+                // Of an attempt that nobody saw accepted, the next one of its tuple cannot be told.
+                Step::Again(_) | Step::Unanswered(_) => continue,
+                Step::Accept(i) if unseen => {
+                    run.kernel.accept_unseen(run.current[i]);
+                }
+                step => run.take(step),
+            }
+            for event in run.kernel.ring.drain(..) {
+                ledger.apply(&event, &mut |decision| decisions.push(decision));
+            }
+            ledger.tick(run.kernel.now_ns, &mut |decision| decisions.push(decision));
+            let truth = run.kernel.truth();
+            for (slot, account) in ledger.snapshot(&run.kernel.totals()) {
+                prop_assert!(account.balances());
+                prop_assert_eq!(Some(&essence(&account)), truth.get(&slot), "slot {} after {:?}", slot, step);
+            }
+        }
+        let accounts = ledger.finish(&run.kernel.totals(), run.kernel.now_ns, &mut |decision| decisions.push(decision));
+        let all = sum(&accounts);
+        prop_assert_eq!(count(&decisions, Outcome::Late), all.late.total());
+        prop_assert_eq!(count(&decisions, Outcome::Lost), all.lost.total() - all.unlisted);
+    }
+
+    #[test]
     fn lost_events_are_made_good_by_the_kernels_memory(
         steps in vec((step(), prop::bool::weighted(0.3)), 0..60),
     ) {
@@ -392,6 +423,9 @@ fn some_totals(n: &[u64], closed: bool) -> SlotTotals {
         accepted: n[6],
         children_dropped: n[7],
         port_exhausted: n[9],
+        waiting: n[8].checked_sub(1),
+        half_open: n[8].checked_sub(2),
+        group: u32::from(n[11] > 2),
         syn_dropped: [n[10]; CAUSES],
         closed,
         ..SlotTotals::default()

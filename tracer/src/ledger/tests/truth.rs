@@ -17,6 +17,12 @@ impl Kernel {
             let closed_ns = self.closed_ns.get(&a.home).copied();
             let expires_ns = a.ended_ns.unwrap_or(u64::MAX).min(a.cookie_ns + 120 * SECOND);
             let lost = match a.place {
+                // Late or dead, it is not told.
+                Place::Accepted if a.unseen => {
+                    account.accepted += 1;
+                    account.accepted_unseen += 1;
+                    None
+                }
                 Place::Accepted => {
                     account.accepted += 1;
                     account.dead_on_arrival += u64::from(a.dead);
