@@ -97,10 +97,8 @@ fn grafted(socket: u64, new: u64) -> Option<()> {
 /// `security_sock_graft(sk, newsock)`: the child. Bottom halves are off, so that nothing interrupts this.
 #[kprobe]
 fn kp_graft(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg::<u64>(0) {
-        if let Some(child) = Sock(sk).tcp() {
-            taken(child);
-        }
+    if let Some(child) = ctx.arg::<u64>(0).and_then(|sk| Sock(sk).tcp()) {
+        taken(child);
     }
     0
 }
