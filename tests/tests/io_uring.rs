@@ -75,7 +75,7 @@ fn expect_accepted(session: Session, taken: u64, expected: &Outcomes) -> Result<
     let note = format!("{taken} of the {} connections", expected.accepted);
     ensure!(!check.exact && check.notes.len() == 1 && check.notes[0].starts_with(&note), "{check:?} without: {note}");
     ensure!(check.notes[0].contains("without an accept() that was seen"), "{check:?}");
-    doctor_says("accepts through io_uring are not seen")
+    doctor_says("accepts through io_uring or within the kernel are not seen")
 }
 
 #[test]
