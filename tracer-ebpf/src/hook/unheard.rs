@@ -17,7 +17,7 @@
 //! Read from: net/ipv4/tcp_ipv4.c, net/netfilter/core.c, net/core/skbuff.c (5.10, 6.1, 6.18).
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use tracer_abi::abi::{Cause, NO_LISTENER, Phase};
+use tracer_abi::abi::{Cause, NO_LISTENER, Phase, Tuple};
 
 use super::{conn_request::drop_syn, listen_drop::is_filter, listener};
 use crate::{
@@ -99,7 +99,7 @@ fn lost(skb: Skb, received: Option<()>) -> Option<()> {
         Some(listed) => listener::find(listed, net, segment.tuple.port, &segment.tuple.server),
         None => NO_LISTENER,
     };
-    if slot != NO_LISTENER && listener::sock(slot).is_some() {
+    if slot != NO_LISTENER && listener::sock(slot).is_some() && hears(slot, &segment.tuple.server) == Some(true) {
         return filtered(phase, &segment, slot, u32::MAX);
     }
     received?;
@@ -107,6 +107,13 @@ fn lost(skb: Skb, received: Option<()>) -> Option<()> {
         return None;
     }
     refused(phase, &segment, u32::MAX)
+}
+
+/// Whether a listener takes segments to this address: where a port has one listener, nobody has looked yet.
+#[inline(always)]
+fn hears(slot: u32, server: &[u8; 16]) -> Option<bool> {
+    let own = &listener::info(slot)?.address;
+    Some(own == server || *own == [0; 16] || *own == Tuple::mapped([0; 4]))
 }
 
 /// By the reason.
