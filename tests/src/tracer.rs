@@ -1,9 +1,10 @@
 //! The program under test: how it is started, stopped and heard.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -90,11 +91,22 @@ impl<'a> Start<'a> {
         self
     }
 
-    /// Runs it as another user, without any capability.
-    #[must_use]
-    pub fn as_user(mut self, uid: u32) -> Self {
-        self.command.uid(uid).gid(uid);
-        self
+    /// A copy of the tracer in this directory, run by nobody, without any capability: the build directory may be closed to others.
+    ///
+    /// # Errors
+    /// Fails when it cannot be copied.
+    pub fn by_nobody(directory: &Path) -> Result<Self> {
+        const NOBODY: u32 = 65534;
+        let all = || Permissions::from_mode(0o755);
+        fs::set_permissions(directory, all())?;
+        let copy = directory.join("tracer");
+        if !copy.exists() {
+            fs::copy(program()?, &copy)?;
+            fs::set_permissions(&copy, all())?;
+        }
+        let mut start = Self::program(&copy);
+        start.command.uid(NOBODY).gid(NOBODY);
+        Ok(start)
     }
 
     /// Gives it another stdout than the pipe that the outcome reads.

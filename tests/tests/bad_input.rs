@@ -1,8 +1,8 @@
 //! Bad input and trouble: a clear message on stderr, the documented exit code,
 //! nothing on stdout that looks like a report, and nothing left behind.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -76,14 +76,8 @@ fn a_namespace_that_is_none_is_named() -> Result<()> {
 
 #[test]
 fn without_privilege_the_message_names_the_capability_or_sudo() -> Result<()> {
-    const NOBODY: u32 = 65534;
-    // The build directory may be closed to others.
     let directory = tempfile::tempdir()?;
-    fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
-    let copy = directory.path().join("tracer");
-    fs::copy(program()?, &copy)?;
-    fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
-    let outcome = refused(Start::program(&copy).as_user(NOBODY).args(["-p", "8000"]), 1)?;
+    let outcome = refused(Start::by_nobody(directory.path())?.args(["-p", "8000"]), 1)?;
     assert!(outcome.stderr.contains("CAP_") || outcome.stderr.contains("sudo"), "no remedy in: {}", outcome.stderr);
     Ok(())
 }

@@ -1,15 +1,13 @@
 //! `tracer doctor`: what it says is what a trace would meet, and it leaves nothing behind.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use tracer_tests::bpf::{self, Kind};
 use tracer_tests::namespace::Namespace;
 use tracer_tests::report::Report;
-use tracer_tests::tracer::{Outcome, Start, closed_pipe, program};
+use tracer_tests::tracer::{Outcome, Start, closed_pipe};
 use tracer_tests::wait;
 
 #[derive(Debug, Deserialize)]
@@ -166,14 +164,8 @@ fn nothing_stays_attached() -> Result<()> {
 
 #[test]
 fn without_privilege_it_says_what_it_can_and_what_was_not_tried() -> Result<()> {
-    const NOBODY: u32 = 65534;
-    // The build directory may be closed to others.
     let directory = tempfile::tempdir()?;
-    fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
-    let copy = directory.path().join("tracer");
-    fs::copy(program()?, &copy)?;
-    fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
-    let outcome = Start::program(&copy).as_user(NOBODY).args(["doctor", "-f", "json"]).spawn()?.wait()?;
+    let outcome = Start::by_nobody(directory.path())?.args(["doctor", "-f", "json"]).spawn()?.wait()?;
     let doctor = Doctor::parse(&outcome)?;
     assert_eq!(outcome.code()?, 1, "{}", outcome.stdout);
     assert!(!doctor.attached, "{doctor:#?}");
@@ -185,7 +177,7 @@ fn without_privilege_it_says_what_it_can_and_what_was_not_tried() -> Result<()> 
     assert_eq!((ring.state.as_str(), ring.text.as_str()), ("unknown", "not tried"));
     assert_eq!(doctor.flavours().len(), doctor.hooks.len(), "what the type information allows: {doctor:#?}");
 
-    let page = Start::program(&copy).as_user(NOBODY).args(["doctor"]).spawn()?.wait()?;
+    let page = Start::by_nobody(directory.path())?.args(["doctor"]).spawn()?.wait()?;
     assert_eq!(page.code()?, 1);
     assert!(page.stdout.starts_with("tracing does not work: not permitted"), "{}", page.stdout);
     assert!(page.stdout.contains("Nothing was attached"), "{}", page.stdout);

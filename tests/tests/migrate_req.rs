@@ -27,9 +27,15 @@ fn migrates(namespace: &Namespace) -> Result<bool> {
     Ok(false)
 }
 
-/// A listener that everything comes to, for it is alone.
-fn alone() -> Result<Listener> {
-    Listen { reuse_port: true, ..Listen::new(16) }.on(Wire::server(Family::V4)).open()
+/// A listener that everything comes to, for it is alone, on a kernel that migrates.
+fn alone() -> Result<Option<(Namespace, Wire, Listener)>> {
+    let namespace = Namespace::enter()?;
+    if !migrates(&namespace)? {
+        return Ok(None);
+    }
+    let wire = Wire::open(&namespace)?;
+    let first = Listen { reuse_port: true, ..Listen::new(16) }.on(Wire::server(Family::V4)).open()?;
+    Ok(Some((namespace, wire, first)))
 }
 
 /// Another member of its group.
@@ -39,12 +45,7 @@ fn member(first: &Listener, backlog: i32) -> Result<Listener> {
 
 #[test]
 fn what_waits_at_a_closing_listener_is_accepted_by_another_of_its_group() -> Result<()> {
-    let namespace = Namespace::enter()?;
-    if !migrates(&namespace)? {
-        return Ok(());
-    }
-    let wire = Wire::open(&namespace)?;
-    let first = alone()?;
+    let Some((namespace, wire, first)) = alone()? else { return Ok(()) };
     let session = Session::start(&namespace, first.port())?;
 
     let mut clients = Peer::several(&wire, first.address(), 0, 6);
@@ -68,12 +69,7 @@ fn what_waits_at_a_closing_listener_is_accepted_by_another_of_its_group() -> Res
 
 #[test]
 fn what_is_half_open_at_a_closing_listener_is_completed_at_another_of_its_group() -> Result<()> {
-    let namespace = Namespace::enter()?;
-    if !migrates(&namespace)? {
-        return Ok(());
-    }
-    let wire = Wire::open(&namespace)?;
-    let first = alone()?;
+    let Some((namespace, wire, first)) = alone()? else { return Ok(()) };
     let port = first.port();
     let session = Session::start(&namespace, port)?;
 
@@ -101,12 +97,7 @@ fn what_is_half_open_at_a_closing_listener_is_completed_at_another_of_its_group(
 
 #[test]
 fn an_ack_that_finds_the_other_listener_full_is_dropped_there() -> Result<()> {
-    let namespace = Namespace::enter()?;
-    if !migrates(&namespace)? {
-        return Ok(());
-    }
-    let wire = Wire::open(&namespace)?;
-    let first = alone()?;
+    let Some((namespace, wire, first)) = alone()? else { return Ok(()) };
     let session = Session::start(&namespace, first.port())?;
 
     let mut clients = Peer::several(&wire, first.address(), 0, 4);
@@ -138,12 +129,7 @@ fn an_ack_that_finds_the_other_listener_full_is_dropped_there() -> Result<()> {
 
 #[test]
 fn what_has_nowhere_to_go_is_lost_with_its_listener() -> Result<()> {
-    let namespace = Namespace::enter()?;
-    if !migrates(&namespace)? {
-        return Ok(());
-    }
-    let wire = Wire::open(&namespace)?;
-    let first = alone()?;
+    let Some((namespace, wire, first)) = alone()? else { return Ok(()) };
     let session = Session::start(&namespace, first.port())?;
 
     let mut clients = Peer::several(&wire, first.address(), 0, 4);

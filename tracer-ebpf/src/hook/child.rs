@@ -6,13 +6,13 @@
 //!
 //! Read from: net/ipv4/tcp_minisocks.c, net/ipv4/tcp_input.c, net/ipv4/inet_connection_sock.c (6.18).
 
-use tracer_abi::abi::{Counter, Deltas, EventKind, NO_LISTENER, Phase, Tuple, flag, state};
+use tracer_abi::abi::{Counter, Deltas, EventKind, NO_LISTENER, Phase, SlotCounters, Tuple, flag, state};
 
 use super::listener;
 use crate::{
     emit::{emit, queues, slot_counters},
-    kernel::{Segment, Sock, atomic, config, cpu, current, only, tcp},
-    maps::{CHILDREN, FAST_OPEN, FAST_OPENED},
+    kernel::{Sock, config, cpu, current, only},
+    maps::CHILDREN,
     watch,
 };
 
@@ -73,19 +73,10 @@ pub(super) fn queued(phase: Phase, sk: Sock) -> Option<()> {
         }
         None => {}
     }
-    counters.queued += 1;
     if !cookie {
         counters.children += 1;
     }
-    if config!(accept_by_probe) != 0 && listener::of_port(net, tuple.port)?.listeners > 1 {
-        let _ = CHILDREN.insert(sk.0, slot, 0);
-    }
-    if let Some(listener) = listener::sock(slot) {
-        let waiting = listener.accept_queue();
-        if waiting > counters.max_accept_queue {
-            counters.max_accept_queue = waiting;
-        }
-    }
+    waits(counters, slot, sk);
     // What follows is needed for a watched child, and where it is not certain which listener it is.
     if watched || !certain {
         let cpu = cpu()?;
@@ -96,62 +87,23 @@ pub(super) fn queued(phase: Phase, sk: Sock) -> Option<()> {
     Some(())
 }
 
-/// A child was made from a listener.
+/// A connection is in the accept queue of this slot's listener.
 #[inline(always)]
-pub(super) fn made(sk: Sock) -> Option<()> {
-    cpu()?.newborn = sk.0;
-    Some(())
-}
-
-/// The child that the SYN at hand has made: TCP Fast Open makes it in `tcp_conn_request()`, everything else with the last ACK.
-#[inline(always)]
-pub(super) fn newborn(tuple: &Tuple) -> Option<Sock> {
-    let cpu = cpu()?;
-    if cpu.newborn == 0 {
-        return None;
-    }
-    let child = Sock(cpu.newborn);
-    cpu.newborn = 0;
-    // It may be one that was dropped again.
-    let is_it = child.state() == tcp::SYN_RECV && child.server_tuple(child.local_port(), tuple.netns) == *tuple;
-    if is_it { Some(child) } else { None }
-}
-
-/// A connection is in the accept queue since its SYN. The attempt and its request are counted by the caller.
-#[inline(always)]
-pub(super) fn opened_fast(segment: &Segment, slot: u32, sk: Sock) -> Option<()> {
-    let counters = slot_counters(slot)?;
-    counters.children += 1;
+pub(super) fn waits(counters: &mut SlotCounters, slot: u32, sk: Sock) {
     counters.queued += 1;
-    if let Some(known) = watch::find(&segment.tuple)
-        && known.isn == segment.seq
-    {
-        known.state = known.state & !state::HALF_OPEN | state::QUEUED;
-        emit(EventKind::ChildQueued, &segment.tuple, |e| {
-            e.slot = slot;
-            e.isn = segment.seq;
-            queues(e, listener::sock(slot));
-        });
+    if config!(accept_by_probe) != 0 && listener::has_company(slot) {
+        let _ = CHILDREN.insert(sk.0, slot, 0);
     }
     if let Some(listener) = listener::sock(slot) {
-        let waiting = listener.accept_queue();
-        if waiting > counters.max_accept_queue {
-            counters.max_accept_queue = waiting;
-        }
+        longest(counters, listener);
     }
-    FAST_OPEN.insert(sk.0, slot, 0).ok()?;
-    let opened = FAST_OPENED.get_ptr_mut(0)?;
-    // SAFETY: a live value of an array map, only ever changed by atomic addition.
-    unsafe { atomic::add(opened, 1) };
-    Some(())
 }
 
-/// Whether this child was opened fast, and is counted; it is forgotten then.
 #[inline(always)]
-pub(super) fn was_opened_fast(sk: Sock) -> bool {
-    match FAST_OPENED.get(0) {
-        Some(opened) if *opened != 0 => FAST_OPEN.remove(sk.0).is_ok(),
-        _ => false,
+fn longest(counters: &mut SlotCounters, listener: Sock) {
+    let waiting = listener.accept_queue();
+    if waiting > counters.max_accept_queue {
+        counters.max_accept_queue = waiting;
     }
 }
 
@@ -215,10 +167,7 @@ pub(super) fn announced(listener: Sock) -> Option<()> {
     to.requests = to.requests.wrapping_add(request);
     to.attempts = to.attempts.wrapping_add(attempt);
     to.syn = to.syn.wrapping_add(1);
-    let waiting = listener.accept_queue();
-    if waiting > to.max_accept_queue {
-        to.max_accept_queue = waiting;
-    }
+    longest(to, listener);
     Some(())
 }
 

@@ -25,7 +25,7 @@ use tracer_abi::abi::{
     verdict::{self, Syn},
 };
 
-use super::{child, listener};
+use super::{fast_open, listener};
 use crate::{
     emit::{count_many, emit, now, queues, slot_counters},
     kernel::{ALL, Net, Segment, Skb, Sock, config, first_handled, keep, kept, only, second_must_handle},
@@ -200,8 +200,8 @@ fn queued(phase: Phase, segment: &Segment, slot: u32, listener: Option<Sock>) ->
         watch::note(&segment.tuple, segment.seq, true, slot);
         return Some(());
     }
-    if let Some(child) = child::newborn(&segment.tuple) {
-        child::opened_fast(segment, slot, child);
+    if let Some(child) = fast_open::newborn(&segment.tuple) {
+        fast_open::opened(segment, slot, child);
     }
     if let Some(known) = watch::find(&segment.tuple) {
         if known.isn == segment.seq {

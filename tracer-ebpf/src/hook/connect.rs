@@ -63,6 +63,8 @@ fn kr_connect(ctx: RetProbeContext) -> u32 {
     let error: i32 = ctx.ret();
     // SAFETY: the value is copied at once.
     if let Some(sk) = unsafe { CALLS.get(current().id) }.copied() {
+        // What this thread connects next may be traced by nobody.
+        let _ = CALLS.remove(current().id);
         ended(Sock(sk), error);
     }
     0

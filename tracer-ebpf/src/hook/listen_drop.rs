@@ -2,7 +2,7 @@
 //!
 //! ```c
 //! struct sock *tcp_check_req(struct sock *sk, struct sk_buff *skb, struct request_sock *req, bool fastopen,
-//!                            bool *lost_race);                         // 7.x adds a drop reason
+//!                            bool *lost_race);                         // 6.18 has added a drop reason
 //! struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req,
 //!                                   struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req);
 //! struct sock *cookie_v4_check(struct sock *sk, struct sk_buff *skb);  // and their IPv6 twins
@@ -53,7 +53,7 @@ fn fx_check_req5(ctx: FExitContext) -> i32 {
     0
 }
 
-/// With six arguments: 7.x.
+/// With six arguments: 6.18 and 7.x.
 #[fexit(function = "tcp_check_req")]
 fn fx_check_req6(ctx: FExitContext) -> i32 {
     let (sk, skb, child): (u64, u64, u64) = (ctx.arg(0), ctx.arg(1), ctx.arg(6));

@@ -268,6 +268,19 @@ fn group_of(net: Net, port: u16, server: &[u8; 16]) -> Option<&'static mut Group
     if v4 && info(any.leader)?.v6only != 0 { None } else { Some(any) }
 }
 
+/// Whether the port of this slot's listener has others.
+#[inline(always)]
+pub(crate) fn has_company(slot: u32) -> bool {
+    let listed = || {
+        let info = info(slot)?;
+        of_port(Net(info.net), info.port)
+    };
+    match listed() {
+        Some(listed) => listed.listeners > 1,
+        None => false,
+    }
+}
+
 /// The slot that a connection to this address belongs to; of a SO_REUSEPORT group an open member.
 #[inline(always)]
 pub(crate) fn find(listed: Port, net: Net, port: u16, server: &[u8; 16]) -> u32 {

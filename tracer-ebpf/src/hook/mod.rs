@@ -6,7 +6,7 @@ mod child_process;
 mod conn_request;
 mod connect;
 mod control;
-
+mod fast_open;
 mod listen_drop;
 mod listener;
 mod reqsk_timer;

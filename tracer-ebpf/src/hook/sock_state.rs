@@ -22,7 +22,7 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
-use super::{child, connect, listener};
+use super::{child, connect, fast_open, listener};
 use crate::{
     kernel::{Sock, first_did, first_handled, second_must_do, second_must_handle, tcp},
     maps::Twin,
@@ -89,7 +89,7 @@ fn done(_: Option<()>) {}
 #[inline(always)]
 fn established(sk: Sock) -> Option<()> {
     let phase = watch::phase()?;
-    if sk.is_tcp() && !child::was_opened_fast(sk) && !sk.is_held() {
+    if sk.is_tcp() && !fast_open::was_opened(sk) && !sk.is_held() {
         child::queued(phase, sk);
     }
     Some(())
@@ -109,9 +109,9 @@ fn gone(sk: Sock) -> Option<()> {
 fn repeatable(sk: Sock, old: i32, new: i32) -> Option<()> {
     use tcp::*;
     match (old, new) {
-        (LISTEN, SYN_RECV) => child::made(sk),
+        (LISTEN, SYN_RECV) => fast_open::made(sk),
         // Reset, timed out or closed with its listener before its last ACK, and not accepted before.
-        (SYN_RECV, CLOSE) if child::was_opened_fast(sk) => gone(sk),
+        (SYN_RECV, CLOSE) if fast_open::was_opened(sk) => gone(sk),
         (ESTABLISHED, CLOSE_WAIT) => child::fin(sk),
         (SYN_SENT, ESTABLISHED) if sk.is_tcp() => connect::established(sk),
         (SYN_SENT, CLOSE) if sk.is_tcp() => connect::closed(sk),

@@ -17,7 +17,7 @@
 //! Read from: net/ipv4/tcp_ipv4.c, net/netfilter/core.c, net/core/skbuff.c (5.10, 6.1, 6.18).
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use tracer_abi::abi::{Cause, NO_LISTENER, Phase, Tuple};
+use tracer_abi::abi::{Cause, NO_LISTENER, Phase, Port, Tuple};
 
 use super::{conn_request::drop_syn, listen_drop::is_filter, listener};
 use crate::{
@@ -78,7 +78,7 @@ fn dropped(ctx: &BtfTracePointContext) {
 fn without_reason(skb: Skb, location: u64) -> Option<()> {
     let within = |from: u64, to: u64| location >= from && location < to;
     if within(config!(netfilter[0]), config!(netfilter[1])) {
-        return lost(skb, None);
+        return lost(skb, false);
     }
     if !within(config!(rcv[0]), config!(rcv[1])) && !within(config!(rcv[2]), config!(rcv[3])) {
         return None;
@@ -87,33 +87,34 @@ fn without_reason(skb: Skb, location: u64) -> Option<()> {
     if cpu()?.refused == skb.0 {
         return None;
     }
-    lost(skb, Some(()))
+    lost(skb, true)
 }
 
 /// What became of a SYN whose drop has no reason: with a listener, a filter took it; `received` if TCP had it already.
 #[inline(always)]
-fn lost(skb: Skb, received: Option<()>) -> Option<()> {
+fn lost(skb: Skb, received: bool) -> Option<()> {
     let (phase, net, segment) = syn(skb)?;
     let listed = listener::of_port(net, segment.tuple.port);
     let slot = match listed {
         Some(listed) => listener::find(listed, net, segment.tuple.port, &segment.tuple.server),
         None => NO_LISTENER,
     };
-    if slot != NO_LISTENER && listener::sock(slot).is_some() && hears(slot, &segment.tuple.server) == Some(true) {
+    if slot != NO_LISTENER && hears(slot, &segment.tuple.server) {
         return filtered(phase, &segment, slot, u32::MAX);
     }
-    received?;
-    if listed.is_none() && config!(every_port) != 0 {
-        return None;
-    }
-    refused(phase, &segment, u32::MAX)
+    if received { refused(phase, &segment, listed, u32::MAX) } else { None }
 }
 
-/// Whether a listener takes segments to this address: where a port has one listener, nobody has looked yet.
+/// Whether a listener is open and takes segments to this address: where a port has one listener, nobody has looked yet.
 #[inline(always)]
-fn hears(slot: u32, server: &[u8; 16]) -> Option<bool> {
-    let own = &listener::info(slot)?.address;
-    Some(own == server || *own == [0; 16] || *own == Tuple::mapped([0; 4]))
+fn hears(slot: u32, server: &[u8; 16]) -> bool {
+    match listener::info(slot) {
+        Some(info) if info.closed_ns == 0 => {
+            let own = &info.address;
+            own == server || *own == [0; 16] || *own == Tuple::mapped([0; 4])
+        }
+        _ => false,
+    }
 }
 
 /// By the reason.
@@ -135,11 +136,7 @@ fn unheard(skb: Skb, reason: u32) -> Option<()> {
         }
         return filtered(phase, &segment, slot, reason);
     }
-    // Without ports given, every port with a listener is traced: one that never had one is nobody's business.
-    if listed.is_none() && config!(every_port) != 0 {
-        return None;
-    }
-    refused(phase, &segment, reason)
+    refused(phase, &segment, listed, reason)
 }
 
 /// A SYN to a traced port.
@@ -173,7 +170,11 @@ fn filtered(phase: Phase, segment: &Segment, slot: u32, reason: u32) -> Option<(
 
 /// Nobody listens.
 #[inline(always)]
-fn refused(phase: Phase, segment: &Segment, reason: u32) -> Option<()> {
+fn refused(phase: Phase, segment: &Segment, listed: Option<Port>, reason: u32) -> Option<()> {
+    // Without ports given, every port with a listener is traced: one that never had one is nobody's business.
+    if listed.is_none() && config!(every_port) != 0 {
+        return None;
+    }
     if phase == Phase::Earlier {
         return Some(());
     }

@@ -128,8 +128,7 @@ impl Choice {
     /// Whether a hook is attached in this flavour.
     #[must_use]
     pub fn is_by(&self, hook: &str, flavour: Flavour) -> bool {
-        let way = self.left.get(hook).and_then(|left| left.first());
-        way.is_some_and(|way| way.flavour == flavour)
+        self.first(hook).is_some_and(|way| way.flavour == flavour)
     }
 
     /// Whether a hook is attached to functions.

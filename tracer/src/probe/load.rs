@@ -20,6 +20,12 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_
 /// Entries of the map `WATCH`; see `tracer-ebpf/src/maps.rs`.
 pub(super) const WATCH_ENTRIES: u32 = 131_072;
 
+/// Entries of the map `CALLS`, where probes need it.
+const CALLS_ENTRIES: u32 = 8192;
+
+/// Entries of the map `CHILDREN`, where probes need it.
+const CHILDREN_ENTRIES: u32 = 16_384;
+
 /// How large the maps are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -35,12 +41,12 @@ impl Bounds {
     /// Bounds that keep all maps together under 64 MiB, whatever the number of CPUs.
     #[must_use]
     pub fn for_cpus(cpus: u32) -> Bounds {
-        // 24 MiB for what is kept per listener and CPU; at least 16 listeners, at most as many as the object has.
+        // 16 MiB for what is kept per listener and CPU; at least 16 listeners, at most as many as the object has.
         let per_slot = cpus.max(1) * size_of::<tracer_abi::abi::SlotCounters>() as u32;
         let per_net = cpus.max(1) * size_of::<tracer_abi::abi::NetCounters>() as u32;
         Bounds {
             ring_bytes: 16 << 20,
-            slots: ((20 << 20) / per_slot).clamp(16, 1024),
+            slots: ((16 << 20) / per_slot).clamp(16, 1024),
             namespaces: ((4 << 20) / per_net).clamp(16, 512),
         }
     }
@@ -160,6 +166,8 @@ impl Probe {
         };
         let cpus = online_cpus();
         let possible = aya::util::nr_cpus().map_err(|(what, e)| ProbeError::Object(format!("{what}: {e}")))? as u32;
+        let accept_by_probe = choice.is_by("inet_csk_accept", Flavour::Kprobe);
+        let connect_by_probe = choice.is_by("tcp_v4_connect", Flavour::Kprobe);
         let config = Config {
             rcv_state_process: rcv.0,
             rcv_state_process_end: rcv.1,
@@ -177,8 +185,8 @@ impl Probe {
             syn_by_function: u32::from(choice.is_function("tcp_conn_request")),
             ack_by_function: u32::from(choice.is_function("tcp_check_req")),
             connect_by_function: u32::from(choice.is_function("tcp_v4_connect")),
-            accept_by_probe: u32::from(choice.is_by("inet_csk_accept", Flavour::Kprobe)),
-            connect_by_probe: u32::from(choice.is_by("tcp_v4_connect", Flavour::Kprobe)),
+            accept_by_probe: u32::from(accept_by_probe),
+            connect_by_probe: u32::from(connect_by_probe),
             has_task_regs: u32::from(layout.signatures.task_regs),
             has_percpu_lookup: u32::from(layout.signatures.percpu_lookup),
             mptcp_first: layout.mptcp_first.unwrap_or(u32::MAX),
@@ -195,6 +203,8 @@ impl Probe {
             .map_max_entries("SLOTS", settings.bounds.slots)
             .map_max_entries("COUNTERS", settings.bounds.slots)
             .map_max_entries("NETS", settings.bounds.namespaces)
+            .map_max_entries("CHILDREN", if accept_by_probe { CHILDREN_ENTRIES } else { 1 })
+            .map_max_entries("CALLS", if connect_by_probe { CALLS_ENTRIES } else { 1 })
             .load(OBJECT)
             .map_err(|e| refused_object(host, &e))?;
         let mut traced: Array<_, u64> = map(&mut ebpf, "TRACED")?;
@@ -479,9 +489,12 @@ mod tests {
             let b = Bounds::for_cpus(cpus);
             let per_cpu = size_of::<tracer_abi::abi::SlotCounters>() * b.slots as usize
                 + size_of::<tracer_abi::abi::NetCounters>() * b.namespaces as usize;
+            // Key and value, and 48 bytes that the kernel keeps beside them; 72 for what is least recently used.
             let watch = WATCH_ENTRIES as usize * 120;
             let connecting = 65_536 * 120;
-            let total = b.ring_bytes as usize + per_cpu * cpus as usize + watch + connecting;
+            let calls = CALLS_ENTRIES as usize * (16 + 72);
+            let children = (CHILDREN_ENTRIES as usize + 8192) * (16 + 72);
+            let total = b.ring_bytes as usize + per_cpu * cpus as usize + watch + connecting + calls + children;
             assert!(total < 64 << 20, "{cpus} CPUs: {} MiB", total >> 20);
         }
     }

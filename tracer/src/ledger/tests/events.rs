@@ -3,7 +3,7 @@
 use expect_test::{Expect, expect};
 use tracer_abi::abi::{Cause, Event, EventKind, NO_LISTENER, Watch, flag, state};
 
-use super::kernel::{SECOND, event, tuple};
+use super::attempt::{SECOND, event, tuple};
 use super::script::{line, print};
 use crate::ledger::{Ledger, SlotTotals};
 

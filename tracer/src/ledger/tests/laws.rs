@@ -6,7 +6,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tracer_abi::abi::{CAUSES, Cause, Event, Watch, flag};
 
-use super::kernel::{Ack, Kernel, SECOND, Syn, tuple};
+use super::attempt::{Ack, SECOND, Syn, tuple};
+use super::kernel::Kernel;
 use super::truth::essence;
 use crate::ledger::{Account, Decision, Ledger, Outcome, SlotTotals};
 
@@ -401,7 +402,7 @@ fn nonsense() -> impl Strategy<Value = Nonsense> {
         prop_oneof![Just(99u32), Just(110), any::<u32>()],
     );
     let event = event.prop_map(|(time_ns, port, isn, slot, (kind, flags, cause), detail)| {
-        let mut e = super::kernel::event(tracer_abi::abi::EventKind::SynDropped, tuple(port), isn, slot, time_ns);
+        let mut e = super::attempt::event(tracer_abi::abi::EventKind::SynDropped, tuple(port), isn, slot, time_ns);
         (e.kind, e.flags, e.cause, e.detail) = (kind, flags, cause, detail);
         Nonsense::Event(Box::new(e))
     });

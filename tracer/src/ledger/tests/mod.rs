@@ -1,5 +1,6 @@
 //! The ledger against a small model of the kernel side, which knows the truth about every attempt.
 
+mod attempt;
 mod causes;
 mod events;
 mod interplay;

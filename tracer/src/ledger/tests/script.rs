@@ -13,7 +13,8 @@ use std::fmt::Write;
 use expect_test::Expect;
 use tracer_abi::abi::{Cause, flag};
 
-use super::kernel::{Ack, Kernel, SECOND, Syn};
+use super::attempt::{Ack, SECOND, Syn};
+use super::kernel::Kernel;
 use super::truth::essence;
 use crate::ledger::{Account, ByCause, Decision, Ledger, Outcome};
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use tracer_abi::abi::{Cause, NO_LISTENER, flag};
 
-use super::kernel::{Kernel, Place, SECOND};
+use super::attempt::{Place, SECOND};
+use super::kernel::Kernel;
 use crate::ledger::Account;
 
 impl Kernel {
