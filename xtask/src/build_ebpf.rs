@@ -164,7 +164,16 @@ fn cargo_for_kernel_side(
 ) -> anyhow::Result<std::process::Command> {
     // BTF is made from debug information; v3 is the first instruction set with atomic additions that return the old value.
     // No path may stand here: cargo puts the flags into the symbol names' hashes.
-    let flags = ["-C", "link-arg=--btf", "-C", "debuginfo=2", "-C", "target-cpu=v3"];
+    let flags = [
+        "-C",
+        "link-arg=--btf",
+        "-C",
+        "link-arg=--disable-expand-memcpy-in-order",
+        "-C",
+        "debuginfo=2",
+        "-C",
+        "target-cpu=v3",
+    ];
     let mut cargo = host::cargo();
     cargo
         .current_dir(&workspace.root)

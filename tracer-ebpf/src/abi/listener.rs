@@ -1,6 +1,6 @@
 //! Listeners: their identity, and what is counted for each without an event.
 
-use super::{CAUSES, Tuple};
+use super::{Address, CAUSES, Tuple};
 
 /// The slot of attempts that met no listener: refused, filtered before one was found, or failed in `connect()`.
 pub const NO_LISTENER: u32 = 0;
@@ -40,7 +40,7 @@ pub struct GroupKey {
     /// Address of the `struct net`.
     pub net: u64,
     /// Address that is listened on.
-    pub address: [u8; 16],
+    pub address: Address,
     /// Port, host order.
     pub port: u32,
     /// Zero.
@@ -80,7 +80,7 @@ pub struct ListenerInfo {
     /// Thread and thread group that closed it, as `bpf_get_current_pid_tgid()` gives them.
     pub closed_by: u64,
     /// Address it is bound to; mapped for IPv4.
-    pub address: [u8; 16],
+    pub address: Address,
     /// `sk_drops` when it was first seen or last read: whose drop a SYN of a group was.
     pub drops: u32,
     /// Network namespace.

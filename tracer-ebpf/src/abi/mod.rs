@@ -18,5 +18,5 @@ pub use listener::{
     Group, GroupKey, ListenerInfo, MEMBERS, NO_LISTENER, Port, PortKey, RIVALS, SlotCounters, WAIT_BUCKETS,
     wait_bucket, wait_bucket_floor_us,
 };
-pub use tuple::Tuple;
+pub use tuple::{Address, Tuple};
 pub use watch::{Process, Watch, state};

@@ -7,7 +7,7 @@
 //! Read from: net/ipv4/inet_connection_sock.c, net/ipv4/tcp.c, net/ipv4/inet_hashtables.c (6.18).
 
 use tracer_abi::abi::{
-    EventKind, Global, Group, GroupKey, ListenerInfo, MEMBERS, NO_LISTENER, Port, PortKey, RIVALS, Tuple, flag,
+    Address, EventKind, Global, Group, GroupKey, ListenerInfo, MEMBERS, NO_LISTENER, Port, PortKey, RIVALS, Tuple, flag,
 };
 
 use crate::{
@@ -91,7 +91,7 @@ pub(crate) fn open(sk: Sock, seen: bool) -> Option<u32> {
 
 #[inline(always)]
 fn own_tuple(sk: Sock, port: u16, netns: u32) -> Tuple {
-    Tuple { client: [0; 16], server: sk.local_address(), client_port: 0, port, netns }
+    Tuple { client: Address::ANY, server: sk.local_address(), client_port: 0, port, netns }
 }
 
 #[inline(always)]
@@ -117,7 +117,7 @@ fn allocate(sk: Sock) -> Option<u32> {
 
 /// Adds a slot to those of its address and of its port, in the place of one that has closed if there is one.
 #[inline(always)]
-fn enlist(net: Net, port: u16, address: &[u8; 16], slot: u32) -> Option<()> {
+fn enlist(net: Net, port: u16, address: &Address, slot: u32) -> Option<()> {
     let key = GroupKey { net: net.0, address: *address, port: port as u32, padding: 0 };
     match group(&key) {
         None => {
@@ -227,43 +227,26 @@ pub(crate) fn of_port(net: Net, port: u16) -> Option<Port> {
     unsafe { PORTS.get(key) }.copied()
 }
 
-#[inline(always)]
-fn is_v4(address: &[u8; 16]) -> bool {
-    let half = |i: usize| {
-        u64::from_ne_bytes([
-            address[i],
-            address[i + 1],
-            address[i + 2],
-            address[i + 3],
-            address[i + 4],
-            address[i + 5],
-            address[i + 6],
-            address[i + 7],
-        ])
-    };
-    half(0) == 0 && u64::from_be(half(8)) >> 32 == 0xffff
-}
-
 /// The listeners that a destination belongs to, where the port has several: those of the exact address, else of the IPv4
 /// wildcard, else of the IPv6 wildcard if it takes the family. The order of `__inet_lookup_listener()` and `compute_score()`.
 #[inline(always)]
-fn group_of(net: Net, port: u16, server: &[u8; 16]) -> Option<&'static mut Group> {
+fn group_of(net: Net, port: u16, server: &Address) -> Option<&'static mut Group> {
     let mut key = GroupKey { net: net.0, address: *server, port: port as u32, padding: 0 };
     if let Some(exact) = group(&key)
         && !is_closed(exact.leader)
     {
         return Some(exact);
     }
-    let v4 = is_v4(server);
+    let v4 = server.is_v4();
     if v4 {
-        key.address = Tuple::mapped([0; 4]);
+        key.address = Address::ANY_V4;
         if let Some(any) = group(&key)
             && !is_closed(any.leader)
         {
             return Some(any);
         }
     }
-    key.address = [0; 16];
+    key.address = Address::ANY;
     let any = group(&key)?;
     if v4 && info(any.leader)?.v6only != 0 { None } else { Some(any) }
 }
@@ -283,13 +266,15 @@ pub(crate) fn has_company(slot: u32) -> bool {
 
 /// The slot that a connection to this address belongs to; of a SO_REUSEPORT group an open member.
 #[inline(always)]
-pub(crate) fn find(listed: Port, net: Net, port: u16, server: &[u8; 16]) -> u32 {
-    if listed.listeners == 1 { listed.slot } else { leader(net.0, port, server) }
+pub(crate) fn find(listed: Port, net: Net, port: u16, server: &Address) -> u32 {
+    if listed.listeners == 1 { listed.slot } else { leader(net.0, port, server.words()[0], server.words()[1]) }
 }
 
 /// A function of its own: what the verifier has seen of it once, it need not follow again.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn leader(net: u64, port: u16, server: &[u8; 16]) -> u32 {
+extern "C" fn leader(net: u64, port: u16, first: u64, last: u64) -> u32 {
+    let server = &Address::of_words([first, last]);
     match group_of(Net(net), port, server) {
         Some(group) => group.leader,
         None => NO_LISTENER,
@@ -301,12 +286,14 @@ fn leader(net: u64, port: u16, server: &[u8; 16]) -> u32 {
 /// Two CPUs that drop on one member at the same instant can both see one rise; the second then takes a member whose accept queue
 /// is over its limit. The sum over the group is exact either way. Function hooks see the listener itself.
 #[inline(always)]
-pub(crate) fn member(listed: Port, net: Net, port: u16, server: &[u8; 16]) -> u32 {
-    if listed.listeners == 1 { listed.slot } else { dropping(net.0, port, server) }
+pub(crate) fn member(listed: Port, net: Net, port: u16, server: &Address) -> u32 {
+    if listed.listeners == 1 { listed.slot } else { dropping(net.0, port, server.words()[0], server.words()[1]) }
 }
 
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn dropping(net: u64, port: u16, server: &[u8; 16]) -> u32 {
+extern "C" fn dropping(net: u64, port: u16, first: u64, last: u64) -> u32 {
+    let server = &Address::of_words([first, last]);
     let Some(group) = group_of(Net(net), port, server) else { return NO_LISTENER };
     let mut full = 0;
     for i in 0..MEMBERS {
@@ -333,7 +320,7 @@ fn dropping(net: u64, port: u16, server: &[u8; 16]) -> u32 {
 
 /// The listener of this address that the given task is closing, if it is.
 #[inline(always)]
-pub(crate) fn closed_by(listed: Port, net: Net, port: u16, server: &[u8; 16], task: u64) -> u32 {
+pub(crate) fn closed_by(listed: Port, net: Net, port: u16, server: &Address, task: u64) -> u32 {
     let closing = |slot: u32| match info(slot) {
         Some(info) => info.closed_ns != 0 && info.closed_by == task,
         None => false,

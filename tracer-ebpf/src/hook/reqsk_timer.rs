@@ -28,7 +28,7 @@ use tracer_abi::abi::{Cause, EventKind, NO_LISTENER, Phase, Tuple, flag, state};
 use super::listener;
 use crate::{
     emit::{emit, slot_counters},
-    kernel::{Request, config, cpu, read},
+    kernel::{Request, config, cpu, read, read_or_zero},
     watch,
 };
 
@@ -84,7 +84,7 @@ fn is_copy(copy: Request, of: Request) -> bool {
 #[btf_tracepoint(function = "timer_expire_entry")]
 fn tp_timer_entry(ctx: BtfTracePointContext) -> i32 {
     let timer: u64 = ctx.arg(0);
-    let function: u64 = read(timer + config!(offsets.timer_function) as u64).unwrap_or(0);
+    let function: u64 = read_or_zero(timer + config!(offsets.timer_function) as u64);
     if function == config!(reqsk_timer_handler)
         && let Some(cpu) = cpu()
     {

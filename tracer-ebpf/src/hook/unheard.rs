@@ -17,7 +17,7 @@
 //! Read from: net/ipv4/tcp_ipv4.c, net/netfilter/core.c, net/core/skbuff.c (5.10, 6.1, 6.18).
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use tracer_abi::abi::{Cause, NO_LISTENER, Phase, Port, Tuple};
+use tracer_abi::abi::{Address, Cause, NO_LISTENER, Phase, Port};
 
 use super::{conn_request::drop_syn, listen_drop::is_filter, listener};
 use crate::{
@@ -107,11 +107,11 @@ fn lost(skb: Skb, received: bool) -> Option<()> {
 
 /// Whether a listener is open and takes segments to this address: where a port has one listener, nobody has looked yet.
 #[inline(always)]
-fn hears(slot: u32, server: &[u8; 16]) -> bool {
+fn hears(slot: u32, server: &Address) -> bool {
     match listener::info(slot) {
         Some(info) if info.closed_ns == 0 => {
             let own = &info.address;
-            own == server || *own == [0; 16] || *own == Tuple::mapped([0; 4])
+            own == server || *own == Address::ANY || *own == Address::ANY_V4
         }
         _ => false,
     }

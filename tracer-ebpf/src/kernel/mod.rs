@@ -22,7 +22,9 @@ pub(crate) use skb::{Segment, Skb};
 pub(crate) use sock::Sock;
 pub(crate) use task::{Syscall, current, sock_of, sock_of_fd};
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::{cty::c_void, helpers::generated::bpf_probe_read_kernel};
+use core::mem::MaybeUninit;
+use tracer_abi::abi::Address;
 
 /// `IPPROTO_TCP`.
 pub(crate) const TCP: u16 = 6;
@@ -44,10 +46,45 @@ pub(crate) mod tcp {
     pub(crate) const NEW_SYN_RECV: i32 = 12;
 }
 
-/// Reads a value of plain bytes at a kernel address.
+/// What can be read: plain bytes, of which any are a value.
+///
+/// # Safety
+/// Every bit pattern must be a valid value of the type.
+pub(crate) unsafe trait Plain: Copy {}
+
+// SAFETY: integers.
+unsafe impl Plain for u8 {}
+// SAFETY: integers.
+unsafe impl Plain for u16 {}
+// SAFETY: integers.
+unsafe impl Plain for u32 {}
+// SAFETY: integers.
+unsafe impl Plain for u64 {}
+// SAFETY: two integers.
+unsafe impl Plain for Address {}
+
+/// Reads a value at a kernel address.
 #[inline(always)]
-pub(crate) fn read<T: Copy>(address: u64) -> Option<T> {
-    // SAFETY: the helper checks the source address itself and copies only if all of it is readable; T is plain old data
-    // (integers and byte arrays) at every call, so any bytes are a valid value.
-    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+pub(crate) fn read<T: Plain>(address: u64) -> Option<T> {
+    let (failed, value) = copy(address);
+    if failed { None } else { Some(value) }
+}
+
+/// Reads a value at a kernel address; zeroes if that is not readable. Without a branch: the verifier would follow both ways of each
+/// of a row of reads.
+#[inline(always)]
+pub(crate) fn read_or_zero<T: Plain>(address: u64) -> T {
+    copy(address).1
+}
+
+/// What is at a kernel address, and whether it could not be read.
+#[inline(always)]
+fn copy<T: Plain>(address: u64) -> (bool, T) {
+    let mut value = MaybeUninit::<T>::uninit();
+    let size = size_of::<T>() as u32;
+    // SAFETY: the helper writes exactly `size` bytes to a place of that size. It checks the source address itself.
+    let result = unsafe { bpf_probe_read_kernel(value.as_mut_ptr().cast::<c_void>(), size, address as *const c_void) };
+    // SAFETY: the helper has written all of it: what it found, or zeroes when it failed (`bpf_probe_read_kernel_common()`). Any bytes
+    // are a value of T.
+    (result != 0, unsafe { value.assume_init() })
 }

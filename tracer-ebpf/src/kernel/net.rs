@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::bpf_map_lookup_percpu_elem;
 use tracer_abi::abi::{COUNTERS, Counter, Deltas, Global, NetCounters, Phase, verdict::Reserve};
 
-use super::{config, cpu, percpu_offset, percpu_offset_of, read};
+use super::{config, cpu, percpu_offset, percpu_offset_of, read, read_or_zero};
 use crate::{
     emit::count,
     maps::{NET_LIST, NETS, NETS_MAX, NO_COUNTERS},
@@ -30,7 +30,7 @@ impl Net {
     /// Its inode number.
     #[inline(always)]
     pub(crate) fn inum(self) -> u32 {
-        read(self.0 + config!(offsets.net_inum) as u64).unwrap_or(0)
+        read_or_zero(self.0 + config!(offsets.net_inum) as u64)
     }
 
     /// What is known of it on this CPU; `None` if it is not traced.
@@ -195,7 +195,7 @@ impl Net {
     pub(crate) fn reserve(self, queue_len: u32) -> Reserve {
         Reserve {
             syncookies: read(self.0 + config!(offsets.net_syncookies) as u64).unwrap_or(1),
-            max_syn_backlog: read(self.0 + config!(offsets.net_max_syn_backlog) as u64).unwrap_or(0),
+            max_syn_backlog: read_or_zero(self.0 + config!(offsets.net_max_syn_backlog) as u64),
             queue_len,
             slack: config!(cpus) - 1,
         }

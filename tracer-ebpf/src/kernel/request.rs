@@ -2,7 +2,7 @@
 
 use tracer_abi::abi::Tuple;
 
-use super::{Sock, config, read};
+use super::{Sock, config, read_or_zero};
 
 /// A `struct request_sock *` that is not null. It begins with a `sock_common`, as a socket does.
 #[derive(Clone, Copy)]
@@ -12,27 +12,27 @@ impl Request {
     /// The listener it belongs to, as an address.
     #[inline(always)]
     pub(crate) fn listener(self) -> u64 {
-        read(self.0 + config!(offsets.req_listener) as u64).unwrap_or(0)
+        read_or_zero(self.0 + config!(offsets.req_listener) as u64)
     }
 
     /// Its tuple. `inet_request_sock.ir_num` is `skc_num`.
     #[inline(always)]
     pub(crate) fn tuple(self, netns: u32) -> Tuple {
         let sock = Sock(self.0);
-        let port = read::<u16>(self.0 + config!(offsets.sk_num) as u64).unwrap_or(0);
+        let port = read_or_zero::<u16>(self.0 + config!(offsets.sk_num) as u64);
         sock.server_tuple(port, netns)
     }
 
     /// The client's initial sequence number.
     #[inline(always)]
     pub(crate) fn isn(self) -> u32 {
-        read(self.0 + config!(offsets.treq_rcv_isn) as u64).unwrap_or(0)
+        read_or_zero(self.0 + config!(offsets.treq_rcv_isn) as u64)
     }
 
     /// How often its SYN-ACK was sent again.
     #[inline(always)]
     pub(crate) fn retransmits(self) -> u32 {
-        read::<u8>(self.0 + config!(offsets.req_num_retrans) as u64).unwrap_or(0) as u32
+        read_or_zero::<u8>(self.0 + config!(offsets.req_num_retrans) as u64) as u32
     }
 
     /// The request whose SYN-ACK timer this is.
@@ -46,6 +46,6 @@ impl Request {
     #[inline(always)]
     pub(crate) fn timer_armed(self) -> bool {
         let timer = self.0 + config!(offsets.req_timer) as u64;
-        read::<u64>(timer + config!(offsets.timer_pprev) as u64).unwrap_or(0) != 0
+        read_or_zero::<u64>(timer + config!(offsets.timer_pprev) as u64) != 0
     }
 }

@@ -1,8 +1,8 @@
 //! `struct sk_buff`: a TCP segment on its way to a listener.
 
-use tracer_abi::abi::Tuple;
+use tracer_abi::abi::{Address, Tuple};
 
-use super::{Net, config, read};
+use super::{Net, Plain, config, read, read_or_zero};
 
 /// A `struct sk_buff *` that is not null.
 #[derive(Clone, Copy)]
@@ -16,6 +16,22 @@ pub(crate) struct Segment {
     pub(crate) seq: u32,
     pub(crate) flags: u8,
 }
+
+/// The beginning of `struct tcphdr`, in network order.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct TcpHeader {
+    source: u16,
+    dest: u16,
+    seq: u32,
+    ack_seq: u32,
+    doff: u8,
+    flags: u8,
+    window: u16,
+}
+
+// SAFETY: integers, without padding.
+unsafe impl Plain for TcpHeader {}
 
 impl Segment {
     const SYN: u8 = 0x02;
@@ -43,21 +59,18 @@ impl Skb {
     /// Its namespace by its route. In `tcp_v4_rcv()` the device is cleared, the route stays.
     #[inline(always)]
     pub(crate) fn net_by_route(self) -> Net {
-        let net = || -> Option<u64> {
-            let dst: u64 = read(self.0 + config!(offsets.skb_dst) as u64)?;
-            // The two lowest bits say whether the reference is counted.
-            let device: u64 = read((dst & !3) + config!(offsets.dst_dev) as u64)?;
-            read(device + config!(offsets.dev_net) as u64)
-        };
-        Net(net().unwrap_or(0))
+        let dst: u64 = read_or_zero(self.0 + config!(offsets.skb_dst) as u64);
+        // The two lowest bits say whether the reference is counted. Of a pointer that is null, nothing can be read either.
+        let device: u64 = read_or_zero((dst & !3) + config!(offsets.dst_dev) as u64);
+        Net(read_or_zero(device + config!(offsets.dev_net) as u64))
     }
 
     /// Its namespace by its device, or by its route where the device is cleared already.
     #[inline(always)]
     pub(crate) fn net(self) -> Net {
-        let device: u64 = read(self.0 + config!(offsets.skb_dev) as u64).unwrap_or(0);
+        let device: u64 = read_or_zero(self.0 + config!(offsets.skb_dev) as u64);
         if device != 0 {
-            return Net(read(device + config!(offsets.dev_net) as u64).unwrap_or(0));
+            return Net(read_or_zero(device + config!(offsets.dev_net) as u64));
         }
         self.net_by_route()
     }
@@ -73,22 +86,16 @@ impl Skb {
                 if read::<u8>(network + 9)? as u16 != super::TCP {
                     return None;
                 }
-                (Tuple::mapped(read(network + 12)?), Tuple::mapped(read(network + 16)?))
+                (Address::of_v4(read(network + 12)?), Address::of_v4(read(network + 16)?))
             }
             0x86dd => (read(network + 8)?, read(network + 24)?),
             _ => return None,
         };
-        let tcp: [u8; 16] = read(transport)?;
+        let tcp: TcpHeader = read(transport)?;
         Some(Segment {
-            tuple: Tuple {
-                client,
-                server,
-                client_port: u16::from_be_bytes([tcp[0], tcp[1]]),
-                port: u16::from_be_bytes([tcp[2], tcp[3]]),
-                netns,
-            },
-            seq: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
-            flags: tcp[13],
+            tuple: Tuple { client, server, client_port: u16::from_be(tcp.source), port: u16::from_be(tcp.dest), netns },
+            seq: u32::from_be(tcp.seq),
+            flags: tcp.flags,
         })
     }
 }

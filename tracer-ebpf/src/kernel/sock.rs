@@ -1,8 +1,8 @@
 //! `struct sock`, with the parts of `inet_sock`, `inet_connection_sock` and `tcp_sock` that follow it.
 
-use tracer_abi::abi::{ListenerInfo, Tuple};
+use tracer_abi::abi::{Address, ListenerInfo, Tuple};
 
-use super::{INET, INET6, Net, config, read};
+use super::{INET, INET6, Net, Plain, config, read_or_zero};
 
 /// A `struct sock *` that is not null.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -10,78 +10,73 @@ pub(crate) struct Sock(pub(crate) u64);
 
 impl Sock {
     #[inline(always)]
-    fn field<T: Copy>(self, offset: u32) -> Option<T> {
-        read(self.0 + offset as u64)
+    fn field<T: Plain>(self, offset: u32) -> T {
+        read_or_zero(self.0 + offset as u64)
     }
 
     #[inline(always)]
     pub(crate) fn family(self) -> u16 {
-        self.field(config!(offsets.sk_family)).unwrap_or(0)
+        self.field(config!(offsets.sk_family))
     }
 
     #[inline(always)]
     pub(crate) fn state(self) -> i32 {
-        self.field::<u8>(config!(offsets.sk_state)).unwrap_or(0) as i32
+        self.field::<u8>(config!(offsets.sk_state)) as i32
     }
 
     /// Whether this is a TCP socket of IPv4 or IPv6; the state tracepoint also tells of SCTP and DCCP.
     #[inline(always)]
     pub(crate) fn is_tcp(self) -> bool {
         let family = self.family();
-        (family == INET || family == INET6)
-            && self.field::<u16>(config!(offsets.sk_protocol)).unwrap_or(0) == super::TCP
+        (family == INET || family == INET6) && self.field::<u16>(config!(offsets.sk_protocol)) == super::TCP
     }
 
     /// The TCP socket that does the work of this one, which a process holds: of MPTCP the first, and before `accept()` the only one.
     #[inline(always)]
     pub(crate) fn tcp(self) -> Option<Sock> {
-        let protocol: u16 = self.field(config!(offsets.sk_protocol))?;
+        let protocol: u16 = self.field(config!(offsets.sk_protocol));
         if protocol != super::MPTCP || config!(mptcp_first) == u32::MAX {
             return Some(self);
         }
-        let first: u64 = self.field(config!(mptcp_first))?;
+        let first: u64 = self.field(config!(mptcp_first));
         if first == 0 { None } else { Some(Sock(first)) }
     }
 
     /// Its namespace.
     #[inline(always)]
     pub(crate) fn net(self) -> Net {
-        Net(self.field(config!(offsets.sk_net)).unwrap_or(0))
+        Net(self.field(config!(offsets.sk_net)))
     }
 
     /// Whether a process holds it: not so for a request's child that nobody has accepted.
     #[inline(always)]
     pub(crate) fn is_held(self) -> bool {
-        self.field::<u64>(config!(offsets.sk_socket)).unwrap_or(0) != 0
+        self.field::<u64>(config!(offsets.sk_socket)) != 0
     }
 
     /// Local port. `inet_sport`, which stays when `inet_num` is given back on the way to CLOSE.
     #[inline(always)]
     pub(crate) fn local_port(self) -> u16 {
-        u16::from_be(self.field(config!(offsets.inet_sport)).unwrap_or(0))
+        u16::from_be(self.field(config!(offsets.inet_sport)))
     }
 
     #[inline(always)]
     pub(crate) fn remote_port(self) -> u16 {
-        u16::from_be(self.field(config!(offsets.sk_dport)).unwrap_or(0))
+        u16::from_be(self.field(config!(offsets.sk_dport)))
     }
 
     #[inline(always)]
-    fn address(self, v4: u32, v6: u32) -> [u8; 16] {
-        if self.family() == INET6 {
-            self.field(v6).unwrap_or([0; 16])
-        } else {
-            Tuple::mapped(self.field(v4).unwrap_or([0; 4]))
-        }
+    fn address(self, v4: u32, v6: u32) -> Address {
+        if self.family() == INET6 { self.field(v6) } else { Address::of_v4(self.field(v4)) }
     }
 
     #[inline(always)]
-    pub(crate) fn local_address(self) -> [u8; 16] {
+    pub(crate) fn local_address(self) -> Address {
         self.address(config!(offsets.sk_rcv_saddr), config!(offsets.sk_v6_rcv_saddr))
     }
 
     #[inline(always)]
-    pub(crate) fn remote_address(self) -> [u8; 16] {
+    pub(crate) fn remote_address(self) -> Address {
         self.address(config!(offsets.sk_daddr), config!(offsets.sk_v6_daddr))
     }
 
@@ -112,7 +107,7 @@ impl Sock {
     /// Retransmissions; of a new child, those of its SYN-ACK.
     #[inline(always)]
     pub(crate) fn total_retrans(self) -> u32 {
-        self.field(config!(offsets.tp_total_retrans)).unwrap_or(0)
+        self.field(config!(offsets.tp_total_retrans))
     }
 
     /// When a child that nobody has read from was established, microseconds of `CLOCK_MONOTONIC`.
@@ -121,14 +116,14 @@ impl Sock {
     /// `tcp_rcv_space_adjust()` moves it on only when data is copied to a process.
     #[inline(always)]
     pub(crate) fn established_us(self) -> u64 {
-        self.field(config!(offsets.tp_rcvq_time)).unwrap_or(0)
+        self.field(config!(offsets.tp_rcvq_time))
     }
 
     /// Bytes received in order that no process has read. A FIN takes one sequence number and is no byte.
     #[inline(always)]
     pub(crate) fn unread(self) -> i32 {
-        let next: u32 = self.field(config!(offsets.tp_rcv_nxt)).unwrap_or(0);
-        let read: u32 = self.field(config!(offsets.tp_copied_seq)).unwrap_or(0);
+        let next: u32 = self.field(config!(offsets.tp_rcv_nxt));
+        let read: u32 = self.field(config!(offsets.tp_copied_seq));
         let fin = (self.state() == super::tcp::CLOSE_WAIT) as u32;
         next.wrapping_sub(read).wrapping_sub(fin) as i32
     }
@@ -136,37 +131,37 @@ impl Sock {
     /// Pending error (a positive errno).
     #[inline(always)]
     pub(crate) fn error(self) -> u32 {
-        self.field(config!(offsets.sk_err)).unwrap_or(0)
+        self.field(config!(offsets.sk_err))
     }
 
     /// First unacknowledged sequence number; in SYN_SENT the initial one.
     #[inline(always)]
     pub(crate) fn snd_una(self) -> u32 {
-        self.field(config!(offsets.tp_snd_una)).unwrap_or(0)
+        self.field(config!(offsets.tp_snd_una))
     }
 
     /// Of a listener: connections waiting for `accept()`.
     #[inline(always)]
     pub(crate) fn accept_queue(self) -> u32 {
-        self.field(config!(offsets.sk_ack_backlog)).unwrap_or(0)
+        self.field(config!(offsets.sk_ack_backlog))
     }
 
     /// Of a listener: the limit; the queue holds one more.
     #[inline(always)]
     pub(crate) fn accept_limit(self) -> u32 {
-        self.field(config!(offsets.sk_max_ack_backlog)).unwrap_or(0)
+        self.field(config!(offsets.sk_max_ack_backlog))
     }
 
     /// Of a listener: half-open requests.
     #[inline(always)]
     pub(crate) fn half_open(self) -> u32 {
-        self.field(config!(offsets.icsk_qlen)).unwrap_or(0)
+        self.field(config!(offsets.icsk_qlen))
     }
 
     /// Drops that the kernel counted on this socket.
     #[inline(always)]
     pub(crate) fn drops(self) -> u32 {
-        self.field(config!(offsets.sk_drops)).unwrap_or(0)
+        self.field(config!(offsets.sk_drops))
     }
 
     /// What is lasting about a listener.
@@ -179,7 +174,7 @@ impl Sock {
         info.backlog = self.accept_limit();
         info.family = self.family();
         // skc_reuse:4, skc_reuseport:1, skc_ipv6only:1 share a byte.
-        let bits: u8 = self.field(config!(offsets.sk_flags_byte)).unwrap_or(0);
+        let bits: u8 = self.field(config!(offsets.sk_flags_byte));
         info.reuseport = bits >> 4 & 1;
         info.v6only = bits >> 5 & 1;
         info.inode = self.inode();
@@ -188,12 +183,10 @@ impl Sock {
     /// Inode number of the socket's file, as `/proc/<pid>/fd` shows it; 0 if there is none.
     #[inline(always)]
     fn inode(self) -> u64 {
-        let number = || -> Option<u64> {
-            let socket: u64 = self.field(config!(offsets.sk_socket))?;
-            let file: u64 = read(socket + config!(offsets.socket_file) as u64)?;
-            let inode: u64 = read(file + config!(offsets.file_inode) as u64)?;
-            read(inode + config!(offsets.inode_ino) as u64)
-        };
-        number().unwrap_or(0)
+        // Of a pointer that is null, nothing can be read either.
+        let socket: u64 = self.field(config!(offsets.sk_socket));
+        let file: u64 = read_or_zero(socket + config!(offsets.socket_file) as u64);
+        let inode: u64 = read_or_zero(file + config!(offsets.file_inode) as u64);
+        read_or_zero(inode + config!(offsets.inode_ino) as u64)
     }
 }

@@ -4,7 +4,7 @@ use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
 };
 
-use super::{Sock, config, read};
+use super::{Sock, config, read, read_or_zero};
 
 /// Thread group and thread, as `bpf_get_current_pid_tgid()` packs them.
 #[derive(Clone, Copy)]
@@ -51,19 +51,19 @@ impl Syscall {
     /// The system call's number, as it was asked for.
     #[inline(always)]
     pub(crate) fn number(self) -> u64 {
-        read(self.0 + config!(offsets.regs_nr) as u64).unwrap_or(u64::MAX)
+        read_or_zero(self.0 + config!(offsets.regs_nr) as u64)
     }
 
     /// Its first argument, which the kernel leaves in place.
     #[inline(always)]
     pub(crate) fn arg0(self) -> u64 {
-        read(self.0 + config!(offsets.regs_arg0) as u64).unwrap_or(0)
+        read_or_zero(self.0 + config!(offsets.regs_arg0) as u64)
     }
 
     /// Its second argument.
     #[inline(always)]
     pub(crate) fn arg1(self) -> u64 {
-        read(self.0 + config!(offsets.regs_arg1) as u64).unwrap_or(0)
+        read_or_zero(self.0 + config!(offsets.regs_arg1) as u64)
     }
 }
 

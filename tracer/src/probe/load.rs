@@ -1,6 +1,6 @@
 //! Loading and attaching.
 
-use std::io::Read;
+use std::{io::Read, sync::Arc};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -73,7 +73,7 @@ pub struct Probe {
     pub(super) cpus: Vec<usize>,
     pub(super) slots: u32,
     pub(super) choice: Choice,
-    btf: Btf,
+    btf: Arc<Btf>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -85,6 +85,27 @@ pub struct Survey {
     pub attached: bool,
     /// Why tracing would not begin.
     pub outcome: Result<(), ProbeError>,
+}
+
+/// What is the same for every way of attaching.
+struct Ground {
+    btf: Arc<Btf>,
+    /// Where `tcp_rcv_state_process`, `reqsk_timer_handler`, `tcp_v4_rcv`, `tcp_v6_rcv` and `nf_hook_slow` begin and end.
+    functions: [(u64, u64); 5],
+}
+
+impl Ground {
+    fn read(host: &Host, layout: &Layout) -> Result<Ground, ProbeError> {
+        let [rcv, timer] = host.functions(["tcp_rcv_state_process", "reqsk_timer_handler"])?;
+        // Only where a drop has no reason is the function asked that dropped it.
+        let [v4, v6, netfilter] = if layout.signatures.tracepoint("kfree_skb").is_some_and(|arguments| arguments < 3) {
+            host.functions(["tcp_v4_rcv", "tcp_v6_rcv", "nf_hook_slow"])?
+        } else {
+            [(0, 0); 3]
+        };
+        let btf = Btf::from_sys_fs().map_err(|e| ProbeError::Object(e.to_string()))?;
+        Ok(Ground { btf: Arc::new(btf), functions: [rcv, timer, v4, v6, netfilter] })
+    }
 }
 
 /// Why an attempt to attach everything ended.
@@ -108,9 +129,10 @@ impl Probe {
     /// Without privilege, or if the kernel refuses every way for a hook. What was attached by then is gone again.
     pub fn attach(host: &Host, layout: &Layout, settings: &Settings, wanted: Wanted) -> Result<Probe, ProbeError> {
         let mut choice = Probe::offered(host, layout, wanted);
+        let ground = Ground::read(host, layout)?;
         loop {
             choice.is_complete()?;
-            match Probe::attempt(host, layout, settings, choice) {
+            match Probe::attempt(host, &ground, layout, settings, choice) {
                 Ok(probe) => return Ok(probe),
                 Err(Failed::For(error)) => return Err(error),
                 Err(Failed::Way { hook, reason, entirely, choice: mut tried }) => {
@@ -136,8 +158,12 @@ impl Probe {
     #[must_use]
     pub fn survey(host: &Host, layout: &Layout, settings: &Settings, wanted: Wanted) -> Survey {
         let mut choice = Probe::offered(host, layout, wanted);
+        let ground = match Ground::read(host, layout) {
+            Ok(ground) => ground,
+            Err(error) => return Survey { choice, attached: false, outcome: Err(error) },
+        };
         loop {
-            match Probe::attempt(host, layout, settings, choice.clone()) {
+            match Probe::attempt(host, &ground, layout, settings, choice.clone()) {
                 Ok(mut probe) => {
                     // The two that are no hooks: a walk that is not read, and the queues of a listener that is not there.
                     let tried = probe.snapshot().and_then(|_| probe.read_queues(1));
@@ -155,15 +181,14 @@ impl Probe {
     }
 
     /// Attaches each hook that has a way left.
-    fn attempt(host: &Host, layout: &Layout, settings: &Settings, choice: Choice) -> Result<Probe, Failed> {
-        let [rcv, timer] =
-            host.functions(["tcp_rcv_state_process", "reqsk_timer_handler"]).map_err(ProbeError::from)?;
-        // Only where a drop has no reason is the function asked that dropped it.
-        let [v4, v6, netfilter] = if layout.signatures.tracepoint("kfree_skb").is_some_and(|arguments| arguments < 3) {
-            host.functions(["tcp_v4_rcv", "tcp_v6_rcv", "nf_hook_slow"]).map_err(ProbeError::from)?
-        } else {
-            [(0, 0); 3]
-        };
+    fn attempt(
+        host: &Host,
+        ground: &Ground,
+        layout: &Layout,
+        settings: &Settings,
+        choice: Choice,
+    ) -> Result<Probe, Failed> {
+        let [rcv, timer, v4, v6, netfilter] = ground.functions;
         let cpus = online_cpus();
         let possible = aya::util::nr_cpus().map_err(|(what, e)| ProbeError::Object(format!("{what}: {e}")))? as u32;
         let accept_by_probe = choice.is_by("inet_csk_accept", Flavour::Kprobe);
@@ -193,9 +218,8 @@ impl Probe {
             reasons: layout.reasons,
             offsets: layout.offsets,
         };
-        let btf = Btf::from_sys_fs().map_err(|e| ProbeError::Object(e.to_string()))?;
         let mut ebpf = EbpfLoader::new()
-            .btf(Some(&btf))
+            .btf(Some(&ground.btf))
             .override_global("CONFIG", config.as_bytes(), true)
             .override_global(aya_log::LEVEL, &(settings.log as u8), false)
             .map_max_entries("WATCH", WATCH_ENTRIES)
@@ -211,7 +235,8 @@ impl Probe {
         for (i, word) in settings.ports.iter().enumerate().filter(|(_, w)| **w != 0) {
             traced.set(i as u32, word, 0).map_err(|e| ProbeError::Map { map: "TRACED", reason: e.to_string() })?;
         }
-        let mut probe = Probe { ebpf, cpus, slots: settings.bounds.slots, btf, logger: None, choice };
+        let mut probe =
+            Probe { ebpf, cpus, slots: settings.bounds.slots, btf: ground.btf.clone(), logger: None, choice };
         if probe.choice.needs_tracefs() {
             ensure_tracefs(host)?;
         }

@@ -77,7 +77,7 @@ pub fn decision<'a>(
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
-    use tracer_abi::abi::{Stage, Tuple};
+    use tracer_abi::abi::{Address, Stage, Tuple};
 
     use super::*;
 
@@ -89,8 +89,8 @@ mod tests {
             stage: Stage::Ack,
             reset: false,
             tuple: Tuple {
-                client: Tuple::mapped([10, 0, 0, 7]),
-                server: Tuple::mapped([10, 0, 0, 1]),
+                client: Address::mapped([10, 0, 0, 7]),
+                server: Address::mapped([10, 0, 0, 1]),
                 client_port: 40001,
                 port: 8000,
                 netns: 4026531840,
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_filtered_syn_keeps_the_reason_of_the_kernel() {
         let mut tuple = lost().tuple;
-        tuple.client = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+        tuple.client = Address::new([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
         let filtered =
             Decision { cause: Cause::Filtered, stage: Stage::Syn, phantom: false, reason: 9, tuple, ..lost() };
         check(

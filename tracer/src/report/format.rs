@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use tracer_abi::abi::Address;
+
 /// Whether the text is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
@@ -90,8 +92,8 @@ pub(super) fn time_us(us: u64) -> String {
 }
 
 /// An address that the kernel side gave, IPv4-mapped ones as IPv4.
-pub(super) fn address(bytes: [u8; 16]) -> IpAddr {
-    Ipv6Addr::from(bytes).to_canonical()
+pub fn address(address: Address) -> IpAddr {
+    Ipv6Addr::from(address.octets()).to_canonical()
 }
 
 /// Address and port as `ss` prints them: `0.0.0.0:80`, `[::1]:80`, and `*:80` for both families.
@@ -160,7 +162,7 @@ mod tests {
 
     #[test]
     fn addresses_are_written_as_ss_writes_them() {
-        let v4 = address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1]);
+        let v4 = address(Address::mapped([10, 0, 0, 1]));
         assert_eq!(place(v4, 80, false), "10.0.0.1:80");
         assert_eq!(place(Ipv6Addr::LOCALHOST.into(), 80, false), "[::1]:80");
         assert_eq!(place(Ipv6Addr::UNSPECIFIED.into(), 80, true), "*:80");

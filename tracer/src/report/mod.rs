@@ -18,6 +18,7 @@ pub use doctor::{
     write_json as write_doctor_json,
 };
 pub use events::decision as write_decision;
+pub use format::address;
 pub use format::{Style, wrap};
 pub use human::write as write_human;
 pub use json::write as write_json;

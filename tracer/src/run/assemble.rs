@@ -2,17 +2,17 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use tracer_abi::abi::{Counter, Global, NO_LISTENER};
+use tracer_abi::abi::{Address, Counter, Global, NO_LISTENER};
 
 use super::{
     facts::{Facts, ListenerFacts, NamespaceFacts},
-    story::{Story, address, note},
+    story::{Story, note},
 };
 use crate::{
     ledger::{Account, Decision, SlotTotals},
     report::{
         AcceptWait, Backlog, Check, ClientProcess, Clients, CommandResult, Host, Listener, Missed, Namespace, Pair,
-        Queue, Report, Window, advice,
+        Queue, Report, Window, address, advice,
     },
 };
 
@@ -154,7 +154,7 @@ fn listener(
     });
     Listener {
         port: facts.port,
-        address: address(facts.address),
+        address: address(Address::new(facts.address)),
         dual_stack: wildcard_v6 && !facts.v6only,
         netns: facts.netns,
         pid: facts.pid,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tracer_abi::abi::{COUNTERS, Tuple, Watch};
+use tracer_abi::abi::{Address, COUNTERS, Tuple, Watch};
 
 use crate::{
     ledger::SlotTotals,
@@ -152,8 +152,8 @@ pub(super) struct WatchFacts {
 impl From<&(Tuple, Watch)> for WatchFacts {
     fn from((tuple, watch): &(Tuple, Watch)) -> WatchFacts {
         WatchFacts {
-            client: tuple.client,
-            server: tuple.server,
+            client: tuple.client.octets(),
+            server: tuple.server.octets(),
             client_port: tuple.client_port,
             port: tuple.port,
             netns: tuple.netns,
@@ -170,8 +170,8 @@ impl From<&(Tuple, Watch)> for WatchFacts {
 impl WatchFacts {
     pub(super) fn entry(&self) -> (Tuple, Watch) {
         let tuple = Tuple {
-            client: self.client,
-            server: self.server,
+            client: Address::new(self.client),
+            server: Address::new(self.server),
             client_port: self.client_port,
             port: self.port,
             netns: self.netns,

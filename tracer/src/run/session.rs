@@ -309,7 +309,7 @@ impl Session {
         ListenerFacts {
             slot,
             port: info.port,
-            address: info.address,
+            address: info.address.octets(),
             family: info.family,
             v6only: info.v6only != 0,
             reuseport: info.reuseport != 0,

@@ -6,7 +6,7 @@ use tracer_abi::abi::{Cause, Event, EventKind};
 
 use crate::{
     ledger::{Decision, Ledger, Outcome},
-    report::Exhaustion,
+    report::{Exhaustion, address},
 };
 
 /// Troubled attempts that are kept at a time: as many as the kernel side watches, and half as many again.
@@ -22,7 +22,7 @@ pub(super) struct Story {
     pub(super) failed: BTreeMap<String, u64>,
     /// The same by process.
     pub(super) failed_by: BTreeMap<u32, BTreeMap<String, u64>>,
-    exhausted: BTreeMap<(u32, [u8; 16], u16), u64>,
+    exhausted: BTreeMap<(u32, IpAddr, u16), u64>,
     /// Attempts lost as `filtered`, by drop reason.
     pub(super) filtered: BTreeMap<u32, u64>,
 }
@@ -70,7 +70,7 @@ impl Story {
             *self.failed_by.entry(event.pid).or_default().entry(name).or_default() += 1;
         }
         if event.cause == Cause::PortExhaustion as u8 {
-            let key = (event.tuple.netns, event.tuple.server, event.tuple.port);
+            let key = (event.tuple.netns, address(event.tuple.server), event.tuple.port);
             if self.exhausted.len() < FAILURES || self.exhausted.contains_key(&key) {
                 *self.exhausted.entry(key).or_default() += 1;
             }
@@ -79,9 +79,9 @@ impl Story {
 
     /// Where local ports ran out.
     pub(super) fn exhausted(&self) -> Vec<Exhaustion> {
-        let exhaustion = |((netns, server, port), failed): (&(u32, [u8; 16], u16), &u64)| Exhaustion {
+        let exhaustion = |((netns, server, port), failed): (&(u32, IpAddr, u16), &u64)| Exhaustion {
             netns: *netns,
-            server: address(*server),
+            server: *server,
             port: *port,
             failed: *failed,
         };
@@ -94,11 +94,6 @@ pub(super) fn note(filtered: &mut BTreeMap<u32, u64>, decision: &Decision) {
     if decision.outcome == Outcome::Lost && decision.cause == Cause::Filtered {
         *filtered.entry(decision.reason).or_default() += 1;
     }
-}
-
-/// An address of the shared types, with IPv4 as such.
-pub(super) fn address(bytes: [u8; 16]) -> IpAddr {
-    std::net::Ipv6Addr::from(bytes).to_canonical()
 }
 
 /// The name of an errno that `connect()` gives; 0 is a socket that its program closed before it was connected.

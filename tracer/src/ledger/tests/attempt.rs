@@ -1,6 +1,6 @@
 //! One connection attempt of the model, and the event that tells of it.
 
-use tracer_abi::abi::{Cause, Deltas, Event, EventKind, Tuple};
+use tracer_abi::abi::{Address, Cause, Deltas, Event, EventKind, Tuple};
 
 pub(super) const SECOND: u64 = 1_000_000_000;
 
@@ -87,8 +87,8 @@ pub(super) fn event(kind: EventKind, tuple: Tuple, isn: u32, slot: u32, time_ns:
 
 pub(super) fn tuple(client_port: u16) -> Tuple {
     Tuple {
-        client: Tuple::mapped([10, 0, 0, 1]),
-        server: Tuple::mapped([10, 0, 0, 2]),
+        client: Address::mapped([10, 0, 0, 1]),
+        server: Address::mapped([10, 0, 0, 2]),
         client_port,
         port: 8000,
         netns: 1,
