@@ -2,11 +2,13 @@
 //!
 //! Each combination of kernel and flavour has a guest of its own: one of Debian's cloud kernels, a file system in memory
 //! with the static tracer and the static scenarios, and `guest-init` as the first process. A guest has no disk and no network
-//! card. Guests run one after the other, as each of them keeps two CPUs busy.
+//! card. Guests run one after the other, as each of them keeps one or two CPUs busy, unless more at once are asked for.
 
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Mutex,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -76,6 +78,9 @@ pub(crate) struct Options {
     /// Run only this scenario: a file of tests/tests, without `.rs`; may be given more than once
     #[arg(long, value_name = "NAME")]
     scenario: Vec<String>,
+    /// Guests that run at the same time, of different kernels; each keeps a CPU busy, and two at times
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    at_once: usize,
     /// Put the table into docs/kernels.md, in the place of the one that is there
     #[arg(long)]
     document: bool,
@@ -116,11 +121,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let kernels = if options.kernel.is_empty() { Kernel::ALL.to_vec() } else { without_repetition(&options.kernel) };
     let flavours = if options.hooks.is_empty() { Flavour::FORCED.to_vec() } else { without_repetition(&options.hooks) };
     let begun = Instant::now();
-    let mut columns = Vec::new();
-    let mut accelerator = None;
-    for kernel in kernels {
-        columns.extend(host.run_kernel(kernel, &flavours, &mut accelerator, options.keep)?);
-    }
+    let columns = host.run_kernels(&kernels, &flavours, options)?;
     let text = format!("{}\n{}", table::render(&columns), table::notes(&columns));
     println!("\n{text}");
     let file = host.directory.join("table.md");
@@ -217,26 +218,49 @@ impl Host {
         }
     }
 
+    fn run_kernels(&self, kernels: &[Kernel], flavours: &[Flavour], options: &Options) -> anyhow::Result<Vec<Column>> {
+        let Some(first) = kernels.first() else { return Ok(Vec::new()) };
+        let accelerator = self.accelerator(&self.prepare(*first)?)?;
+        let waiting = Mutex::new(kernels.iter());
+        // A worker takes a kernel, and the next when it is through with it.
+        let work = || -> anyhow::Result<Vec<Column>> {
+            let mut columns = Vec::new();
+            loop {
+                let mut waiting = waiting.lock().map_err(|_| anyhow::anyhow!("another guest's thread panicked"))?;
+                let Some(&kernel) = waiting.next() else { return Ok(columns) };
+                // One after the other: apt takes its lock only once.
+                let prepared = self.prepare(kernel)?;
+                drop(waiting);
+                columns.extend(self.run_kernel(kernel, flavours, &prepared, accelerator, options.keep)?);
+            }
+        };
+        let parts: Vec<_> = thread::scope(|scope| {
+            let workers: Vec<_> = (0..options.at_once.max(1)).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().map(thread::ScopedJoinHandle::join).collect()
+        });
+        let mut columns = Vec::new();
+        for part in parts {
+            columns.extend(part.map_err(|_| anyhow::anyhow!("a guest's thread panicked"))??);
+        }
+        columns.sort_by_key(|column| (column.kernel, column.flavour));
+        Ok(columns)
+    }
+
     fn run_kernel(
         &self,
         kernel: Kernel,
         flavours: &[Flavour],
-        accelerator: &mut Option<Accelerator>,
+        prepared: &Prepared,
+        accelerator: Accelerator,
         keep: bool,
     ) -> anyhow::Result<Vec<Column>> {
-        let prepared = self.prepare(kernel)?;
-        let accelerator = match *accelerator {
-            Some(chosen) => chosen,
-            None => *accelerator.insert(self.accelerator(&prepared)?),
-        };
         println!("kernel {}: {} ({accelerator:?})", kernel.name(), prepared.image.release);
-        let mut columns = self.expect_refusals(kernel, flavours, &prepared, accelerator, keep)?;
+        let mut columns = self.expect_refusals(kernel, flavours, prepared, accelerator, keep)?;
         for &flavour in flavours {
             if matrix::support(kernel, flavour) == Support::Expected {
-                columns.push(self.run_scenarios(kernel, flavour, &prepared, accelerator, keep)?);
+                columns.push(self.run_scenarios(kernel, flavour, prepared, accelerator, keep)?);
             }
         }
-        columns.sort_by_key(|column| column.flavour);
         Ok(columns)
     }
 
