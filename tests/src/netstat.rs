@@ -53,6 +53,12 @@ impl Netstat {
         *self.0.get(name).unwrap_or_else(|| panic!("this kernel has no TcpExt counter {name}"))
     }
 
+    /// Whether this kernel has a counter.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// The counters of `names` that are not 0, for one comparison of several.
     #[must_use]
     pub fn nonzero<'a>(&self, names: &[&'a str]) -> BTreeMap<&'a str, u64> {

@@ -27,8 +27,8 @@ impl FullAcceptQueue {
     /// Fails when the sockets do.
     pub fn run(server: SocketAddr, clients: usize) -> Result<Self> {
         let mut fleet = Fleet::connect(clients, server)?;
-        let established = fleet.in_state(State::Established)?;
         fleet.wait_for_syn_retransmits(2)?;
+        let established = fleet.in_state(State::Established)?;
         let unanswered = fleet.in_state(State::SynSent)?;
         ensure!(established.len() + unanswered.len() == clients, "a client is in a third state");
         fleet.0.retain(|client| established.contains(&client.address()));

@@ -116,7 +116,7 @@ fn the_page_names_every_hook_once_in_its_table() -> Result<()> {
 }
 
 /// Hooks that have no other flavour, whatever is asked for.
-const TRACEPOINTS_ONLY: [&str; 2] = ["tcp_v4_rcv", "inet_sk_set_state"];
+const TRACEPOINTS_ONLY: [&str; 3] = ["tcp_v4_rcv", "inet_sk_set_state", "do_exit"];
 
 /// What a forced flavour gives is what a trace would give: both begin, or both refuse with the same reason.
 #[test]

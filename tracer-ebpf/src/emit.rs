@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::bpf_ktime_get_ns,
 };
-use tracer_abi::abi::{Event, EventKind, Global, SlotCounters, Tuple};
+use tracer_abi::abi::{Ender, Event, EventKind, Global, SlotCounters, Tuple};
 
 use crate::{
     kernel::{Sock, config},
@@ -24,6 +24,16 @@ pub(crate) fn count(what: Global) {
     if let Some(counter) = GLOBALS.get_ptr_mut(what as u32) {
         // SAFETY: this CPU's value of a live map. A system call's increment can be interrupted by a softirq's of the same
         // counter only if both count the same thing, which they do not.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Adds one to the global counter of this ender; `first` is that of the first.
+#[inline(always)]
+pub(crate) fn count_by(first: Global, ender: Ender) {
+    if let Some(counter) = GLOBALS.get_ptr_mut(first as u32 + ender as u32) {
+        // SAFETY: this CPU's value of a live map. Only processes count here; on a kernel that lets them interrupt one another in a
+        // program, the second of two programs is run for the other one.
         unsafe { *counter += 1 };
     }
 }

@@ -126,6 +126,8 @@ pub struct Config {
     pub reasons: Reasons,
     /// Layouts.
     pub offsets: Offsets,
+    /// Zero.
+    pub padding: u32,
 }
 
 macro_rules! offsets {
@@ -256,6 +258,16 @@ offsets! {
     file_inode: "file", "f_inode";
     /// Its number.
     inode_ino: "inode", "i_ino";
+    /// Lowest address of a task's kernel stack.
+    task_stack: "task_struct", "stack";
+    /// Flags of a task.
+    task_flags: "task_struct", "flags";
+    /// What a task ends with, once it does.
+    task_exit_code: "task_struct", "exit_code";
+    /// What the threads of a task share.
+    task_signal: "task_struct", "signal";
+    /// Of these, how many are left.
+    signal_live: "signal_struct", "live";
     /// First system call argument.
     regs_arg0: "pt_regs", "di";
     /// Second system call argument.

@@ -162,9 +162,13 @@ pub enum Global {
     /// Drops and cookies that the kernel counted and whose packets were not shown to a program: its counters had risen by more than
     /// the packet at hand can raise them.
     DropsUnseen = 9,
+    /// FINs of local clients, the first of [`ENDERS`](super::ENDERS) counters, by [`Ender`](super::Ender).
+    Fins = 10,
+    /// RSTs of local clients that a process caused, likewise.
+    Resets = 15,
 }
 
 impl Global {
     /// Number of global counters.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 10 + 2 * super::ENDERS;
 }

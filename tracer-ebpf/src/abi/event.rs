@@ -44,6 +44,11 @@ pub enum EventKind {
     ConnectFailed = 15,
     /// A RST came from the client of a watched attempt that has no request (a cookie connection).
     ClientReset = 16,
+    /// A process ended a local client's connection of a watched attempt; `cause` is the [`Ender`](super::Ender), `detail` its exit
+    /// code if it was ending, `flag::RESET` for a RST instead of a FIN; `pid` and `comm`.
+    ClientEnded = 17,
+    /// A process that had connected to a traced port has ended; `detail` is its exit code as `wait()` gives it; `pid` and `comm`.
+    ProcessExited = 18,
 }
 
 impl EventKind {
@@ -51,7 +56,7 @@ impl EventKind {
     #[must_use]
     pub const fn from_u8(n: u8) -> Option<EventKind> {
         use EventKind::*;
-        const ALL: [EventKind; 16] = [
+        const ALL: [EventKind; 18] = [
             SynDropped,
             CookieSent,
             SynQueued,
@@ -68,6 +73,8 @@ impl EventKind {
             ListenerClosed,
             ConnectFailed,
             ClientReset,
+            ClientEnded,
+            ProcessExited,
         ];
         if n >= 1 && n as usize <= ALL.len() { Some(ALL[n as usize - 1]) } else { None }
     }

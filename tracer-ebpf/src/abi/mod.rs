@@ -3,6 +3,7 @@
 mod cause;
 mod config;
 mod counters;
+mod ender;
 mod event;
 mod listener;
 pub mod places;
@@ -13,6 +14,7 @@ mod watch;
 pub use cause::{CAUSES, Cause, Stage};
 pub use config::{Config, Control, ControlOp, Offsets, Phase, Reasons, TCP_RULES};
 pub use counters::{COUNTERS, Counter, Deltas, Global, NetCounters};
+pub use ender::{ENDERS, Ender};
 pub use event::{Event, EventKind, TASK_COMM_LEN, flag};
 pub use listener::{
     Group, GroupKey, ListenerInfo, MEMBERS, NO_LISTENER, Port, PortKey, RIVALS, SlotCounters, WAIT_BUCKETS,

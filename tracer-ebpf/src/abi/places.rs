@@ -2,7 +2,7 @@
 //! BTF is trimmed for tests.
 
 /// Tracepoints.
-pub const TRACEPOINTS: [&str; 7] = [
+pub const TRACEPOINTS: [&str; 8] = [
     "consume_skb",
     "kfree_skb",
     "inet_sock_set_state",
@@ -10,6 +10,7 @@ pub const TRACEPOINTS: [&str; 7] = [
     "sk_data_ready",
     "timer_expire_entry",
     "timer_expire_exit",
+    "sched_process_exit",
 ];
 
 /// Functions.

@@ -1,5 +1,7 @@
 //! What the kernel side remembers: troubled attempts, and local connects that are under way.
 
+use super::ENDERS;
+
 /// Bits of [`Watch::state`].
 pub mod state {
     /// The connection began before counting did: it is never counted.
@@ -58,8 +60,12 @@ pub struct Process {
     pub established: u64,
     /// Connections that failed.
     pub failed: u64,
+    /// FINs that it caused, by [`Ender`](super::Ender).
+    pub fins: [u64; ENDERS],
+    /// RSTs that it caused, likewise.
+    pub resets: [u64; ENDERS],
     /// The process's name.
     pub comm: [u8; 16],
 }
 
-const _: () = assert!(size_of::<Process>() == 40);
+const _: () = assert!(size_of::<Process>() == 40 + 16 * ENDERS);

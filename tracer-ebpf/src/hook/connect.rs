@@ -18,12 +18,12 @@ use aya_ebpf::{
     macros::{fexit, kretprobe, tracepoint},
     programs::{FExitContext, RetProbeContext, TracePointContext},
 };
-use tracer_abi::abi::{Cause, EventKind, Global, NO_LISTENER, Phase, Process, flag};
+use tracer_abi::abi::{Cause, Ender, EventKind, Global, NO_LISTENER, Phase, Process, flag};
 
 use super::listener::is_traced;
 use crate::{
     emit::{count, emit, slot_counters},
-    kernel::{Sock, Syscall, atomic, config, current, sock_of_fd},
+    kernel::{Sock, Syscall, Task, atomic, config, current, sock_of_fd},
     maps::{CALLS, CONNECTING, Connecting, PROCESSES},
     watch,
 };
@@ -114,17 +114,46 @@ pub(super) fn started(sk: Sock) -> Option<()> {
     Some(())
 }
 
+/// What is counted for a process.
+pub(super) struct OfProcess(*mut Process);
+
+impl OfProcess {
+    #[inline(always)]
+    fn get(pid: u32, comm: [u8; 16]) -> Option<OfProcess> {
+        if PROCESSES.get_ptr_mut(pid).is_none() {
+            let process = Process { comm, ..Process::default() };
+            // BPF_NOEXIST: another thread of the process may have been faster.
+            let _ = PROCESSES.insert(pid, process, 1);
+        }
+        PROCESSES.get_ptr_mut(pid).map(OfProcess)
+    }
+
+    #[inline(always)]
+    fn add(self, field: impl FnOnce(&mut Process) -> &mut u64) {
+        // SAFETY: a preallocated element that is never removed while programs are attached; its counters are only ever changed by
+        // atomic addition.
+        unsafe { atomic::add(field(&mut *self.0), 1) };
+    }
+
+    /// It has ended a connection.
+    #[inline(always)]
+    pub(super) fn ended(self, ender: Ender, reset: bool) {
+        self.add(|process| {
+            let by = if reset { &mut process.resets } else { &mut process.fins };
+            &mut by[ender as usize]
+        });
+    }
+}
+
+/// The current process's.
+#[inline(always)]
+pub(super) fn process_of(task: Task) -> Option<OfProcess> {
+    OfProcess::get(task.pid(), task.comm())
+}
+
 #[inline(always)]
 fn by_process(entry: &Connecting, field: impl FnOnce(&mut Process) -> &mut u64) -> Option<()> {
-    if PROCESSES.get_ptr_mut(entry.pid).is_none() {
-        let process = Process { connects: 0, established: 0, failed: 0, comm: entry.comm };
-        // BPF_NOEXIST: another thread of the process may have been faster.
-        let _ = PROCESSES.insert(entry.pid, process, 1);
-    }
-    let process = PROCESSES.get_ptr_mut(entry.pid)?;
-    // SAFETY: a preallocated element that is never removed while programs are attached; its counters are only ever changed by
-    // atomic addition.
-    unsafe { atomic::add(field(&mut *process), 1) };
+    OfProcess::get(entry.pid, entry.comm)?.add(field);
     Some(())
 }
 

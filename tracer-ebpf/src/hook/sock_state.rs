@@ -13,6 +13,8 @@
 //! | ESTABLISHED to CLOSE_WAIT, right after | completed by a FIN | `child` |
 //! | ESTABLISHED or CLOSE_WAIT to CLOSE, held by nobody | it was reset, or its listener closed, before `accept()` | `child` |
 //! | CLOSE to SYN_SENT, and from there | a local client | `connect` |
+//! | ESTABLISHED to FIN_WAIT1, CLOSE_WAIT to LAST_ACK | a FIN is sent | `client_end` |
+//! | ESTABLISHED or CLOSE_WAIT to CLOSE, in a process | a RST is sent | `client_end` |
 //!
 //! LISTEN to SYN_RECV on a clone is a child being created; its ports are not set yet. If it is made for a SYN, it is one of TCP Fast
 //! Open, and in the accept queue before it is established. SCTP, DCCP and
@@ -22,7 +24,7 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
-use super::{child, connect, fast_open, listener};
+use super::{child, client_end, connect, fast_open, listener};
 use crate::{
     kernel::{Sock, first_did, first_handled, second_must_do, second_must_handle, tcp},
     maps::Twin,
@@ -65,7 +67,7 @@ fn tp_set_state2(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn tp_own_state(ctx: BtfTracePointContext) -> i32 {
     let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    if is_a_process(old, new) {
+    if is_a_process(Sock(sk), old, new) {
         in_a_process(Sock(sk), old, new);
         first_did(sk);
     }
@@ -76,7 +78,7 @@ fn tp_own_state(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn tp_own_state2(ctx: BtfTracePointContext) -> i32 {
     let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    if is_a_process(old, new) && second_must_do(sk) {
+    if is_a_process(Sock(sk), old, new) && second_must_do(sk) {
         in_a_process(Sock(sk), old, new);
     }
     0
@@ -119,10 +121,15 @@ fn repeatable(sk: Sock, old: i32, new: i32) -> Option<()> {
     }
 }
 
-/// Whether only a process makes this change.
+/// Whether a process makes this change. What a softirq does must not come to the memory by thread.
 #[inline(always)]
-fn is_a_process(old: i32, new: i32) -> bool {
-    matches!((old, new), (tcp::CLOSE, tcp::SYN_SENT | tcp::LISTEN) | (tcp::LISTEN, tcp::CLOSE))
+fn is_a_process(sk: Sock, old: i32, new: i32) -> bool {
+    use tcp::*;
+    match (old, new) {
+        (CLOSE, SYN_SENT | LISTEN) | (LISTEN, CLOSE) | (ESTABLISHED, FIN_WAIT1) | (CLOSE_WAIT, LAST_ACK) => true,
+        (ESTABLISHED | CLOSE_WAIT, CLOSE) => client_end::is_reset(sk),
+        _ => false,
+    }
 }
 
 #[inline(always)]
@@ -132,6 +139,8 @@ fn in_a_process(sk: Sock, old: i32, new: i32) -> Option<()> {
         (CLOSE, SYN_SENT) if sk.is_tcp() => connect::started(sk),
         (CLOSE, LISTEN) if sk.is_tcp() => listener::open(sk, true).map(drop),
         (LISTEN, CLOSE) if sk.is_tcp() => listener::close(sk),
+        (ESTABLISHED, FIN_WAIT1) | (CLOSE_WAIT, LAST_ACK) if sk.is_tcp() => client_end::ended(sk, false),
+        (ESTABLISHED | CLOSE_WAIT, CLOSE) if sk.is_tcp() => client_end::ended(sk, true),
         _ => None,
     }
 }

@@ -28,6 +28,7 @@ pub(crate) static CONFIG: Config = Config {
     mptcp_first: 0,
     reasons: Reasons { no_socket: 0, not_specified: 0, tcp_rules: [0; tracer_abi::abi::TCP_RULES.len()] },
     offsets: Offsets::ZERO,
+    padding: 0,
 };
 
 /// A field of the configuration, as the kernel holds it.

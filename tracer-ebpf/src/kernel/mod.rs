@@ -20,7 +20,7 @@ pub(crate) use percpu::{
 pub(crate) use request::Request;
 pub(crate) use skb::{Segment, Skb};
 pub(crate) use sock::Sock;
-pub(crate) use task::{Syscall, current, sock_of, sock_of_fd};
+pub(crate) use task::{Syscall, Task, current, sock_of, sock_of_fd};
 
 use aya_ebpf::{cty::c_void, helpers::generated::bpf_probe_read_kernel};
 use core::mem::MaybeUninit;
@@ -40,8 +40,10 @@ pub(crate) mod tcp {
     pub(crate) const ESTABLISHED: i32 = 1;
     pub(crate) const SYN_SENT: i32 = 2;
     pub(crate) const SYN_RECV: i32 = 3;
+    pub(crate) const FIN_WAIT1: i32 = 4;
     pub(crate) const CLOSE: i32 = 7;
     pub(crate) const CLOSE_WAIT: i32 = 8;
+    pub(crate) const LAST_ACK: i32 = 9;
     pub(crate) const LISTEN: i32 = 10;
     pub(crate) const NEW_SYN_RECV: i32 = 12;
 }

@@ -4,6 +4,8 @@ use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
 };
 
+use tracer_abi::abi::Ender;
+
 use super::{Sock, config, read, read_or_zero};
 
 /// Thread group and thread, as `bpf_get_current_pid_tgid()` packs them.
@@ -19,11 +21,38 @@ pub(crate) fn current() -> Task {
     Task { id: bpf_get_current_pid_tgid() }
 }
 
+/// Address of the current `struct task_struct`.
+#[inline(always)]
+fn address() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task() }
+}
+
 impl Task {
     /// What user space calls the pid.
     #[inline(always)]
     pub(crate) fn pid(self) -> u32 {
         (self.id >> 32) as u32
+    }
+
+    /// What it ends with, as `wait()` will give it, once it does: the signal in the low seven bits, else the status above.
+    #[inline(always)]
+    pub(crate) fn exit_code(self) -> u32 {
+        read_or_zero(address() + config!(offsets.task_exit_code) as u64)
+    }
+
+    /// How many threads its process has left, besides those that are ending.
+    #[inline(always)]
+    pub(crate) fn threads_left(self) -> u32 {
+        let shared: u64 = read_or_zero(address() + config!(offsets.task_signal) as u64);
+        read_or_zero(shared + config!(offsets.signal_live) as u64)
+    }
+
+    /// How it comes to close a socket. Meaningful in process context only.
+    #[inline(always)]
+    pub(crate) fn ender(self) -> Ender {
+        let flags = read_or_zero(address() + config!(offsets.task_flags) as u64);
+        Ender::of(flags, self.exit_code(), Syscall::current().number())
     }
 
     /// The thread's name.
@@ -38,11 +67,13 @@ impl Task {
 pub(crate) struct Syscall(u64);
 
 impl Syscall {
-    /// The current one. Meaningful in process context only. Without the helper (before 5.15), one that knows nothing.
+    /// The current one. Meaningful in process context only. Without the helper (before 5.15) they are taken from where they lie:
+    /// at the upper end of the kernel stack, 16 KiB on x86_64 (more only with KASAN).
     #[inline(always)]
     pub(crate) fn current() -> Syscall {
+        const REGS_AT: u64 = 16384 - 168;
         if config!(has_task_regs) == 0 {
-            return Syscall(0);
+            return Syscall(read_or_zero::<u64>(address() + config!(offsets.task_stack) as u64) + REGS_AT);
         }
         // SAFETY: the current task always exists, and the helper takes exactly this pointer.
         Syscall(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64)
@@ -70,9 +101,7 @@ impl Syscall {
 /// The sock behind a file descriptor of the current task, which must be one of a socket.
 #[inline(always)]
 pub(crate) fn sock_of_fd(fd: u32) -> Option<Sock> {
-    // SAFETY: the helper has no preconditions.
-    let task: u64 = unsafe { bpf_get_current_task() };
-    let files: u64 = read(task + config!(offsets.task_files) as u64)?;
+    let files: u64 = read(address() + config!(offsets.task_files) as u64)?;
     let table: u64 = read(files + config!(offsets.files_fdt) as u64)?;
     let fds: u64 = read(table + config!(offsets.fdt_fd) as u64)?;
     let file: u64 = read(fds + 8 * fd as u64)?;

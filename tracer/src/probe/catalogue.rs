@@ -361,6 +361,11 @@ pub const HOOKS: &[Hook] = &[
         without: "connections entering the accept queue, listeners, local clients",
     },
     Hook {
+        name: "do_exit",
+        ways: &[Way { flavour: Tracepoint, programs: &[("tp_process_exit", Point::Btf("sched_process_exit", 1))] }],
+        without: "marks where client processes end",
+    },
+    Hook {
         name: "tcp_child_process",
         ways: &[
             Way {

@@ -217,6 +217,7 @@ impl Probe {
             mptcp_first: layout.mptcp_first.unwrap_or(u32::MAX),
             reasons: layout.reasons,
             offsets: layout.offsets,
+            padding: 0,
         };
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&ground.btf))
@@ -519,7 +520,9 @@ mod tests {
             let connecting = 65_536 * 120;
             let calls = CALLS_ENTRIES as usize * (16 + 72);
             let children = (CHILDREN_ENTRIES as usize + 8192) * (16 + 72);
-            let total = b.ring_bytes as usize + per_cpu * cpus as usize + watch + connecting + calls + children;
+            let processes = 4096 * (8 + size_of::<tracer_abi::abi::Process>() + 48);
+            let maps = watch + connecting + calls + children + processes;
+            let total = b.ring_bytes as usize + per_cpu * cpus as usize + maps;
             assert!(total < 64 << 20, "{cpus} CPUs: {} MiB", total >> 20);
         }
     }

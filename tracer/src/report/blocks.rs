@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use tracer_abi::abi::{Cause, Stage};
+use tracer_abi::abi::{Cause, Ender, Stage};
 
 use super::causes::meaning;
 use super::format::{Style, count, percent, time_us};
 use super::human::WIDTH;
-use super::model::{Listener, Report};
+use super::model::{ByEnder, Listener, Report};
 use crate::ledger::{Account, ByCause};
 
 /// Processes listed; the rest are counted.
@@ -215,6 +215,10 @@ pub(super) fn clients(report: &Report, style: Style, page: &mut String) {
     for (name, n) in &clients.failed {
         row(page, *n, &format!("  {name}"), "");
     }
+    for (by, name) in [(clients.fins, "FINs sent"), (clients.resets, "RSTs sent")] {
+        let by = by.unwrap_or_default();
+        row_if(page, by.total(), name, &by_ender(by));
+    }
     if clients.by_process.is_empty() {
         return;
     }
@@ -231,10 +235,38 @@ pub(super) fn clients(report: &Report, style: Style, page: &mut String) {
         );
         page.push_str(row.trim_end());
         page.push('\n');
+        for (by, name) in [(p.fins, "FINs"), (p.resets, "RSTs")] {
+            if by.total() > 0 {
+                let _ = writeln!(page, "{:>14}{} {name}, {}", "", count(by.total()), by_ender(by));
+            }
+        }
     }
     if let Some(rest) = processes.get(PROCESSES..).filter(|rest| !rest.is_empty()) {
         let _ = writeln!(page, "{:>12}  more processes", count(rest.len() as u64));
     }
+}
+
+/// Who caused FINs or RSTs; numbers only where there are several.
+fn by_ender(by: ByEnder) -> String {
+    let parts: Vec<_> = by.iter().filter(|(_, n)| *n > 0).collect();
+    if let [(ender, _)] = parts[..] {
+        let meaning = match ender {
+            Ender::Close => "by close()",
+            Ender::Shutdown => "by shutdown()",
+            Ender::Exit => "at the end of the process",
+            Ender::Signal => "because a signal ended the process",
+            Ender::Other => "neither by close() or shutdown() nor at an end",
+        };
+        return meaning.to_owned();
+    }
+    let short = |ender| match ender {
+        Ender::Close => "close()",
+        Ender::Shutdown => "shutdown()",
+        Ender::Exit => "exit",
+        Ender::Signal => "signal",
+        Ender::Other => "other",
+    };
+    parts.iter().map(|(ender, n)| format!("{} {}", short(*ender), count(*n))).collect::<Vec<_>>().join(", ")
 }
 
 /// Failures by name, the most frequent first, as many as there is room for.

@@ -1,11 +1,11 @@
-//! Lost and late connections as they are decided: one JSON line each.
+//! Lost and late connections as they are decided, and who ended their clients: one JSON line each.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Serialize;
-use tracer_abi::abi::Cause;
+use tracer_abi::abi::{Cause, Ender, Event, flag};
 
 use super::{format, json};
 use crate::ledger::{Decision, Outcome};
@@ -45,7 +45,7 @@ pub fn decision<'a>(
     reason: impl FnOnce(u32) -> Option<&'a str>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let comm = decision.comm.split(|byte| *byte == 0).next().unwrap_or_default();
+    let comm = format::comm(&decision.comm);
     let line = Line {
         event: match decision.outcome {
             Outcome::Lost => "lost",
@@ -66,9 +66,51 @@ pub fn decision<'a>(
         reset: decision.reset,
         reason: if decision.cause == Cause::Filtered { reason(decision.reason) } else { None },
         pid: (decision.pid > 0).then_some(decision.pid),
-        comm: (!comm.is_empty()).then(|| String::from_utf8_lossy(comm).into_owned()),
+        comm: (!comm.is_empty()).then_some(comm),
     };
     // One write, so that a reader never sees half a line.
+    let mut text = serde_json::to_vec(&line)?;
+    text.push(b'\n');
+    out.write_all(&text)
+}
+
+/// The end of a client's connection that is told apart from others.
+#[derive(Serialize)]
+struct EndLine {
+    event: &'static str,
+    at_seconds: f64,
+    by: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<u32>,
+    client: IpAddr,
+    client_port: u16,
+    server: IpAddr,
+    port: u16,
+    netns: u32,
+    pid: u32,
+    comm: String,
+}
+
+/// Writes the line of a FIN or a RST ([`EventKind::ClientEnded`](tracer_abi::abi::EventKind)) that a local process caused on a
+/// troubled connection. `start_ns` as in [`decision`].
+///
+/// # Errors
+/// When `out` cannot be written.
+pub fn ending(event: &Event, start_ns: u64, out: &mut dyn Write) -> io::Result<()> {
+    let ender = Ender::ALL.get(usize::from(event.cause)).copied().unwrap_or(Ender::Other);
+    let line = EndLine {
+        event: if event.flags & flag::RESET != 0 { "reset" } else { "fin" },
+        at_seconds: json::seconds(Duration::from_nanos(event.time_ns.saturating_sub(start_ns))),
+        by: ender.id(),
+        signal: (ender == Ender::Signal).then_some(event.detail & 0x7f),
+        client: format::address(event.tuple.client),
+        client_port: event.tuple.client_port,
+        server: format::address(event.tuple.server),
+        port: event.tuple.port,
+        netns: event.tuple.netns,
+        pid: event.pid,
+        comm: format::comm(&event.comm),
+    };
     let mut text = serde_json::to_vec(&line)?;
     text.push(b'\n');
     out.write_all(&text)

@@ -96,6 +96,11 @@ pub fn address(address: Address) -> IpAddr {
     Ipv6Addr::from(address.octets()).to_canonical()
 }
 
+/// A task's name, as the kernel keeps it.
+pub fn comm(bytes: &[u8; 16]) -> String {
+    String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
+}
+
 /// Address and port as `ss` prints them: `0.0.0.0:80`, `[::1]:80`, and `*:80` for both families.
 pub(super) fn place(address: IpAddr, port: u16, dual_stack: bool) -> String {
     if dual_stack { format!("*:{port}") } else { SocketAddr::new(address, port).to_string() }

@@ -109,8 +109,9 @@ struct Clients<'a> {
     failed: &'a BTreeMap<String, u64>,
     by_process: Vec<Process<'a>>,
     port_exhaustion: Vec<Exhaustion>,
-    /// Who caused the FINs of local clients. Null: this version does not follow them.
-    fins: (),
+    /// Null: a recording of a version that did not follow them.
+    fins: Option<BTreeMap<&'static str, u64>>,
+    resets: Option<BTreeMap<&'static str, u64>>,
 }
 
 #[derive(Serialize)]
@@ -121,6 +122,8 @@ struct Process<'a> {
     established: u64,
     failed: u64,
     failed_by: &'a BTreeMap<String, u64>,
+    fins: BTreeMap<&'static str, u64>,
+    resets: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Serialize)]
@@ -301,6 +304,8 @@ impl<'a> Clients<'a> {
             established: p.established,
             failed: p.failed,
             failed_by: &p.failed_by,
+            fins: by_ender(p.fins),
+            resets: by_ender(p.resets),
         };
         let exhaustion = |e: &model::Exhaustion| Exhaustion {
             netns: e.netns,
@@ -316,9 +321,15 @@ impl<'a> Clients<'a> {
             failed: &clients.failed,
             by_process: clients.by_process.iter().map(process).collect(),
             port_exhaustion: clients.exhausted.iter().map(exhaustion).collect(),
-            fins: (),
+            fins: clients.fins.map(by_ender),
+            resets: clients.resets.map(by_ender),
         }
     }
+}
+
+/// Every ender, also those that are 0.
+fn by_ender(by: model::ByEnder) -> BTreeMap<&'static str, u64> {
+    by.iter().map(|(ender, n)| (ender.id(), n)).collect()
 }
 
 impl<'a> Mark<'a> {
@@ -404,7 +415,8 @@ mod tests {
             listeners.1.accept_wait_us.p90 listeners.1.accept_wait_us.p99 listeners.1.accept_wait_us.max \
             clients.connects clients.established clients.in_progress clients.failed.port-exhaustion \
             clients.by_process.0.pid clients.by_process.0.comm clients.by_process.0.connects \
-            clients.by_process.0.established clients.by_process.0.failed clients.fins marks.0.at_seconds marks.0.label \
+            clients.by_process.0.established clients.by_process.0.failed clients.fins.close clients.fins.shutdown \
+            clients.fins.exit clients.fins.signal clients.fins.other marks.0.at_seconds marks.0.label \
             marks.0.accepted marks.0.lost check.exact check.events_lost check.counters.ListenDrops.kernel \
             check.counters.ListenDrops.tracer check.counters.ListenOverflows check.counters.TCPReqQFullDrop \
             check.counters.TCPReqQFullDoCookies check.counters.SyncookiesSent check.counters.SyncookiesRecv \
@@ -421,7 +433,6 @@ mod tests {
     fn what_is_not_known_is_null() {
         let json = json(&samples::trouble());
         assert_eq!(at(&json, "command"), Some(&Value::Null));
-        assert_eq!(at(&json, "clients.fins"), Some(&Value::Null));
         assert_eq!(at(&json, "listeners.0.backlog.asked"), Some(&Value::Null));
         assert_eq!(at(&json, "listeners.0.accept_wait_us"), Some(&Value::Null));
         assert_eq!(at(&json, "listeners.2.pid"), Some(&Value::Null));

@@ -17,15 +17,15 @@ pub use doctor::{
     Doctor, DoctorHook, DoctorHost, Finding, NotBetter, NotBy, State, write_human as write_doctor,
     write_json as write_doctor_json,
 };
-pub use events::decision as write_decision;
-pub use format::address;
+pub use events::{decision as write_decision, ending as write_ending};
 pub use format::{Style, wrap};
+pub use format::{address, comm};
 pub use human::write as write_human;
 pub use json::write as write_json;
 pub use listeners::{write_json as write_listeners_json, write_table as write_listeners_table};
 pub use model::{
-    AcceptWait, Advice, Backlog, Check, ClientProcess, Clients, CommandResult, EndedBy, Exhaustion, Host, Listener,
-    Mark, Missed, Namespace, Pair, Queue, Report, Window,
+    AcceptWait, Advice, Backlog, ByEnder, Check, ClientProcess, Clients, CommandResult, EndedBy, Exhaustion, Host,
+    Listener, Mark, Missed, Namespace, Pair, Queue, Report, Window,
 };
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracer_abi::abi::{Cause, Counter};
+use tracer_abi::abi::{Cause, Counter, ENDERS, Ender};
 
 use crate::ledger::Account;
 use crate::observe::{self, Sysctls};
@@ -170,6 +170,30 @@ pub struct Clients {
     pub by_process: Vec<ClientProcess>,
     /// Where local ports ran out.
     pub exhausted: Vec<Exhaustion>,
+    /// FINs that processes caused; `None` in recordings of versions that did not follow them.
+    pub fins: Option<ByEnder>,
+    /// RSTs that processes caused, likewise.
+    pub resets: Option<ByEnder>,
+}
+
+/// FINs or RSTs of local clients, by who caused them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByEnder(
+    /// By [`Ender`].
+    pub [u64; ENDERS],
+);
+
+impl ByEnder {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// With their enders.
+    pub fn iter(&self) -> impl Iterator<Item = (Ender, u64)> + '_ {
+        Ender::ALL.into_iter().zip(self.0)
+    }
 }
 
 /// The `connect()` calls of one process.
@@ -187,6 +211,10 @@ pub struct ClientProcess {
     pub failed: u64,
     /// Failures by cause id or errno name, as far as the details were seen.
     pub failed_by: BTreeMap<String, u64>,
+    /// FINs that it caused, on connections of its own or inherited ones.
+    pub fins: ByEnder,
+    /// RSTs, likewise.
+    pub resets: ByEnder,
 }
 
 /// Connects to one destination that found no free local port.

@@ -112,8 +112,14 @@ pub(super) fn field_note_1() -> Report {
     report.listeners[0].accept_queue = Queue { now: 0, max: 129 };
     report.listeners[0].half_open_queue = Queue { now: 0, max: 117 };
     report.listeners[0].accept_wait = Some(AcceptWait { p50: 12, p90: 40, p99: 900, max: 5_000_000 });
-    report.clients =
-        Clients { connects: 20_000, established: 19_988, failed: names(&[("ETIMEDOUT", 12)]), ..Clients::default() };
+    report.clients = Clients {
+        connects: 20_000,
+        established: 19_988,
+        failed: names(&[("ETIMEDOUT", 12)]),
+        fins: Some(ByEnder([0, 0, 0, 19_988, 0])),
+        resets: Some(ByEnder::default()),
+        ..Clients::default()
+    };
     report.clients.by_process.push(ClientProcess {
         pid: 4243,
         comm: "load-test".into(),
@@ -121,6 +127,8 @@ pub(super) fn field_note_1() -> Report {
         established: 19_988,
         failed: 12,
         failed_by: names(&[("ETIMEDOUT", 12)]),
+        fins: ByEnder([0, 0, 0, 19_988, 0]),
+        resets: ByEnder::default(),
     });
     report.check = Check::new(
         counters(&[(Counter::ListenDrops, 3_282, 3_282), (Counter::ListenOverflows, 3_282, 3_282)]),
@@ -229,6 +237,8 @@ pub(super) fn trouble() -> Report {
                 established: 12,
                 failed: 0,
                 failed_by: BTreeMap::new(),
+                fins: ByEnder([2, 0, 10, 0, 0]),
+                resets: ByEnder::default(),
             },
             ClientProcess {
                 pid: 502,
@@ -237,6 +247,8 @@ pub(super) fn trouble() -> Report {
                 established: 5,
                 failed: 13,
                 failed_by: names(&[("ECONNREFUSED", 2), ("ETIMEDOUT", 6), ("port-exhaustion", 5)]),
+                fins: ByEnder::default(),
+                resets: ByEnder([5, 0, 0, 0, 0]),
             },
         ],
         exhausted: vec![Exhaustion {
@@ -245,6 +257,8 @@ pub(super) fn trouble() -> Report {
             port: 8000,
             failed: 5,
         }],
+        fins: Some(ByEnder([2, 0, 10, 0, 0])),
+        resets: Some(ByEnder([5, 0, 0, 0, 0])),
     };
     report.marks = vec![
         Mark { at: Duration::from_millis(3_200), label: "client stopped".into(), accepted: 20, lost: 11 },

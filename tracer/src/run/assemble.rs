@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use tracer_abi::abi::{Address, Counter, Global, NO_LISTENER};
+use tracer_abi::abi::{Address, Counter, ENDERS, Global, NO_LISTENER};
 
 use super::{
     facts::{Facts, ListenerFacts, NamespaceFacts},
@@ -11,8 +11,8 @@ use super::{
 use crate::{
     ledger::{Account, Decision, SlotTotals},
     report::{
-        AcceptWait, Backlog, Check, ClientProcess, Clients, CommandResult, Host, Listener, Missed, Namespace, Pair,
-        Queue, Report, Window, address, advice,
+        AcceptWait, Backlog, ByEnder, Check, ClientProcess, Clients, CommandResult, Host, Listener, Missed, Namespace,
+        Pair, Queue, Report, Window, address, advice,
     },
 };
 
@@ -91,9 +91,13 @@ pub(super) fn assemble(facts: &Facts, story: Story, told: &mut dyn FnMut(&Decisi
                     established: p.established,
                     failed: p.failed,
                     failed_by: failed_by.get(&p.pid).cloned().unwrap_or_default(),
+                    fins: p.fins.map_or_else(ByEnder::default, ByEnder),
+                    resets: p.resets.map_or_else(ByEnder::default, ByEnder),
                 })
                 .collect(),
             exhausted,
+            fins: by_ender(facts, Global::Fins),
+            resets: by_ender(facts, Global::Resets),
         },
         marks: facts.marks.iter().map(super::facts::MarkFacts::mark).collect(),
         check: check(facts, global),
@@ -182,6 +186,12 @@ fn listener(
 }
 
 /// The kernel's counters beside what was given to packets, over all traced namespaces.
+/// The counters of enders that begin with this one; `None` where the recording is of a version that had none.
+fn by_ender(facts: &Facts, first: Global) -> Option<ByEnder> {
+    let counters = facts.globals.get(first as usize..first as usize + ENDERS)?;
+    counters.try_into().ok().map(ByEnder)
+}
+
 fn check(facts: &Facts, global: impl Fn(Global) -> u64) -> Check {
     let sum = |pick: &dyn Fn(&super::facts::CounterFacts) -> u64| facts.counters.iter().map(pick).sum();
     let pairs = SHOWN

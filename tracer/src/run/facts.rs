@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tracer_abi::abi::{Address, COUNTERS, Tuple, Watch};
+use tracer_abi::abi::{Address, COUNTERS, ENDERS, Tuple, Watch};
 
 use crate::{
     ledger::SlotTotals,
@@ -112,6 +112,11 @@ pub(super) struct ProcessFacts {
     pub(super) connects: u64,
     pub(super) established: u64,
     pub(super) failed: u64,
+    /// By [`Ender`](tracer_abi::abi::Ender); recordings of earlier versions do not have them.
+    #[serde(default)]
+    pub(super) fins: Option<[u64; ENDERS]>,
+    #[serde(default)]
+    pub(super) resets: Option<[u64; ENDERS]>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

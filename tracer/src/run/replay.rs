@@ -4,6 +4,8 @@ use std::{fs::File, io::BufReader};
 
 use anyhow::{Context, Result, bail};
 
+use tracer_abi::abi::EventKind;
+
 use super::{FAIL_ON, assemble::assemble, facts::Facts, sink::Sink, story::Story};
 use crate::{
     cli::ReplayPlan,
@@ -26,6 +28,9 @@ pub(super) fn replay(plan: &ReplayPlan) -> Result<u8> {
     while let Some(chunk) = reader.next_chunk().with_context(damaged)? {
         let Chunk::Events(events) = chunk else { continue };
         for event in &events {
+            if EventKind::from_u8(event.kind) == Some(EventKind::ClientEnded) && result.is_ok() {
+                result = sink.ending(event, facts.start_ns);
+            }
             story.apply(event, &mut |decision| {
                 if result.is_ok() {
                     result = sink.decision(decision, facts.start_ns, reason);

@@ -18,6 +18,7 @@ use crate::{
     ledger::{IDLE_NS, SlotTotals},
     observe::{Namespace, Owner, in_namespace, namespaces, owners, sysctl},
     probe::{Bounds, Flavour, Probe, Settings, Tallies},
+    report::comm,
     stream::Ring,
 };
 use tracer_abi::abi::{Global, NO_LISTENER};
@@ -289,10 +290,12 @@ impl Session {
                 .iter()
                 .map(|(pid, p)| ProcessFacts {
                     pid: *pid,
-                    comm: text(&p.comm),
+                    comm: comm(&p.comm),
                     connects: p.connects,
                     established: p.established,
                     failed: p.failed,
+                    fins: Some(p.fins),
+                    resets: Some(p.resets),
                 })
                 .collect(),
             marks,
@@ -304,7 +307,7 @@ impl Session {
 
     fn listener(&self, slot: u32, info: &ListenerInfo) -> ListenerFacts {
         // Who called listen() is known for certain where it was seen; before that, who holds the socket.
-        let seen = (info.pid != 0).then(|| Owner { pid: info.pid, comm: text(&info.comm) });
+        let seen = (info.pid != 0).then(|| Owner { pid: info.pid, comm: comm(&info.comm) });
         let owner = seen.or_else(|| self.owners.get(&slot).cloned());
         ListenerFacts {
             slot,
@@ -437,8 +440,4 @@ fn ring_bytes() -> Result<Option<u32>> {
         .filter(|n: &u32| n.is_power_of_two() && *n >= 4096)
         .with_context(|| format!("TRACER_RING_BYTES is {text}; it must be a power of two of at least 4096"))?;
     Ok(Some(bytes))
-}
-
-fn text(comm: &[u8]) -> String {
-    String::from_utf8_lossy(comm.split(|b| *b == 0).next().unwrap_or_default()).into_owned()
 }

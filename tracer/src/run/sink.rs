@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use tracer_abi::abi::Event;
 
 use crate::{
     cli::{ColorWhen, Format, Output},
@@ -59,6 +60,14 @@ impl Sink {
         }
         let name = reason(decision.reason);
         self.write(|out, _| report::write_decision(decision, start_ns, |_| name.as_deref(), out))
+    }
+
+    /// Writes who ended a client's connection, if the format has lines for it.
+    pub(super) fn ending(&mut self, event: &Event, start_ns: u64) -> Result<()> {
+        if self.format != Format::Events {
+            return Ok(());
+        }
+        self.write(|out, _| report::write_ending(event, start_ns, out))
     }
 
     /// Makes what was written visible.

@@ -6,7 +6,7 @@ use tracer_abi::abi::{Cause, Event, EventKind};
 
 use crate::{
     ledger::{Decision, Ledger, Outcome},
-    report::{Exhaustion, address},
+    report::{Exhaustion, address, comm},
 };
 
 /// Troubled attempts that are kept at a time: as many as the kernel side watches, and half as many again.
@@ -40,8 +40,11 @@ impl Story {
 
     /// Takes note of an event; `told` gets the decisions it brings.
     pub(super) fn apply(&mut self, event: &Event, told: &mut dyn FnMut(&Decision)) {
-        if EventKind::from_u8(event.kind) == Some(EventKind::ConnectFailed) {
-            self.connect_failed(event);
+        match EventKind::from_u8(event.kind) {
+            Some(EventKind::ConnectFailed) => self.connect_failed(event),
+            // Of clients, not of attempts: nothing that a ledger keeps.
+            Some(EventKind::ClientEnded | EventKind::ProcessExited) => return,
+            _ => {}
         }
         let filtered = &mut self.filtered;
         self.ledger.apply(event, &mut |decision| {
@@ -94,6 +97,36 @@ pub(super) fn note(filtered: &mut BTreeMap<u32, u64>, decision: &Decision) {
     if decision.outcome == Outcome::Lost && decision.cause == Cause::Filtered {
         *filtered.entry(decision.reason).or_default() += 1;
     }
+}
+
+/// How the end of a process is called in the timeline.
+pub(super) fn exit_label(event: &Event) -> String {
+    let name = format!("{} (pid {})", comm(&event.comm), event.pid);
+    match event.detail & 0x7f {
+        0 => format!("{name} exited with status {}", event.detail >> 8 & 0xff),
+        signal => format!("{name} was ended by {}", signal_name(signal)),
+    }
+}
+
+fn signal_name(signal: u32) -> String {
+    let name = match signal as i32 {
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGINT => "SIGINT",
+        libc::SIGQUIT => "SIGQUIT",
+        libc::SIGILL => "SIGILL",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGALRM => "SIGALRM",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGUSR1 => "SIGUSR1",
+        libc::SIGUSR2 => "SIGUSR2",
+        other => return format!("signal {other}"),
+    };
+    name.to_owned()
 }
 
 /// The name of an errno that `connect()` gives; 0 is a socket that its program closed before it was connected.

@@ -12,7 +12,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant as Deadline, sleep_until},
 };
-use tracer_abi::abi::{Cause, Event};
+use tracer_abi::abi::{Cause, Event, EventKind};
 
 use super::{
     FAIL_ON, FAILED,
@@ -21,7 +21,7 @@ use super::{
     facts::{CommandFacts, Ending, MarkFacts},
     session::{Session, monotonic_ns},
     sink::Sink,
-    story::Story,
+    story::{Story, exit_label},
 };
 use crate::{
     cli::{NetnsSelector, Plan, PortSet, Verbosity},
@@ -32,6 +32,9 @@ use crate::{
 
 /// Events are recorded in batches of this many.
 const BATCH: usize = 1024;
+
+/// Ends of client processes that become marks: of more, the first.
+const EXIT_MARKS: usize = 100;
 
 /// After a command was asked to end, it has this long before the report is written without it.
 const GRACE: Duration = Duration::from_secs(5);
@@ -50,7 +53,8 @@ async fn traced(plan: &Plan) -> Result<u8> {
     let begun = Instant::now();
     let (session, ring) = Session::start(plan)?;
     ready(plan, &session, begun.elapsed());
-    let mut run = Run { session, ring, story: Story::new(), recorder, marks: Vec::new(), reasons: BTreeSet::new() };
+    let mut run =
+        Run { session, ring, story: Story::new(), recorder, marks: Vec::new(), exits: 0, reasons: BTreeSet::new() };
 
     let mut command = None;
     if let Some(argv) = &plan.command {
@@ -123,6 +127,8 @@ struct Run {
     story: Story,
     recorder: Option<Recorder>,
     marks: Vec<MarkFacts>,
+    /// How many of them are ends of client processes.
+    exits: usize,
     /// Drop reasons that were met.
     reasons: BTreeSet<u32>,
 }
@@ -145,7 +151,7 @@ impl Run {
                 biased;
                 got = signals.next() => {
                     if got == Asked::Mark {
-                        self.mark("SIGUSR1")?;
+                        self.mark(vec![(monotonic_ns(), "SIGUSR1".to_owned())])?;
                         continue;
                     }
                     let running = command.as_ref().filter(|_| finished.is_none());
@@ -195,7 +201,16 @@ impl Run {
         let Run { session, ring, story, recorder, reasons, .. } = self;
         let mut result = Ok(());
         let mut any = false;
+        let mut exits = Vec::new();
         ring.drain(|event| {
+            match EventKind::from_u8(event.kind) {
+                Some(EventKind::ClientEnded) => {
+                    any = true;
+                    keep(&mut result, sink.ending(event, session.start_ns()));
+                }
+                Some(EventKind::ProcessExited) => exits.push((event.time_ns, exit_label(event))),
+                _ => {}
+            }
             if event.cause == Cause::Filtered as u8 {
                 reasons.insert(event.detail);
             }
@@ -210,7 +225,11 @@ impl Run {
         if any {
             sink.flush()?;
         }
-        result
+        result?;
+        let room = EXIT_MARKS.saturating_sub(self.exits);
+        exits.truncate(room);
+        self.exits += exits.len();
+        self.mark(exits)
     }
 
     fn tick(&mut self, sink: &mut Sink) -> Result<()> {
@@ -224,16 +243,20 @@ impl Run {
         result
     }
 
-    /// Notes the counts of this moment.
-    fn mark(&mut self, label: &str) -> Result<()> {
+    /// Notes the counts of this moment, for each of the given moments and labels.
+    fn mark(&mut self, marks: Vec<(u64, String)>) -> Result<()> {
+        if marks.is_empty() {
+            return Ok(());
+        }
         let slots = self.session.slots()?;
         let now = self.story.ledger.snapshot(&slots).into_iter().fold(Account::default(), |sum, (_, a)| sum + a);
-        self.marks.push(MarkFacts {
-            at_ns: monotonic_ns().saturating_sub(self.session.start_ns()),
-            label: label.to_owned(),
+        let start_ns = self.session.start_ns();
+        self.marks.extend(marks.into_iter().map(|(at_ns, label)| MarkFacts {
+            at_ns: at_ns.saturating_sub(start_ns),
+            label,
             accepted: now.accepted,
             lost: now.lost.total(),
-        });
+        }));
         Ok(())
     }
 

@@ -96,6 +96,7 @@ fn linux_5_10_takes_functions_of_its_own_arguments() {
         tcp_check_req: fentry, the entry of tcp_check_req()
         tcp_v4_rcv: tracepoint, tracepoint kfree_skb
         inet_sk_set_state: tracepoint, tracepoint inet_sock_set_state
+        do_exit: tracepoint, tracepoint sched_process_exit
         tcp_child_process: fentry, the entry of tcp_child_process()
         inet_csk_accept: fentry, the end of inet_accept()
         reqsk_timer_handler: fentry, the end of reqsk_timer_handler()
@@ -111,6 +112,7 @@ fn linux_5_10_takes_functions_of_its_own_arguments() {
         tcp_check_req: kprobe, a probe at the end of tcp_check_req()
         tcp_v4_rcv: tracepoint, tracepoint kfree_skb
         inet_sk_set_state: tracepoint, tracepoint inet_sock_set_state
+        do_exit: tracepoint, tracepoint sched_process_exit
         tcp_child_process: kprobe, a probe at the end of tcp_child_process()
         inet_csk_accept: kprobe, a probe at the entry of security_sock_graft()
         reqsk_timer_handler: kprobe, a probe at the end of reqsk_timer_handler()
@@ -130,6 +132,7 @@ fn linux_6_18_takes_functions_of_its_own_arguments() {
         tcp_check_req: fentry, the entry of tcp_check_req()
         tcp_v4_rcv: tracepoint, tracepoint kfree_skb
         inet_sk_set_state: tracepoint, tracepoint inet_sock_set_state
+        do_exit: tracepoint, tracepoint sched_process_exit
         tcp_child_process: fentry, the entry of tcp_child_process()
         inet_csk_accept: fentry, the end of inet_accept()
         reqsk_timer_handler: fentry, the end of reqsk_timer_handler()
@@ -145,6 +148,7 @@ fn linux_6_18_takes_functions_of_its_own_arguments() {
         tcp_check_req: tracepoint, tracepoint kfree_skb
         tcp_v4_rcv: tracepoint, tracepoint kfree_skb
         inet_sk_set_state: tracepoint, tracepoint inet_sock_set_state
+        do_exit: tracepoint, tracepoint sched_process_exit
         tcp_child_process: tracepoint, tracepoint sk_data_ready
         inet_csk_accept: tracepoint, tracepoint syscalls:sys_exit_accept
         reqsk_timer_handler: tracepoint, tracepoint timer_expire_entry
@@ -164,6 +168,7 @@ fn the_tracepoint_flavour_is_refused_with_what_older_kernels_lack() {
             hook tcp_check_req (final ACKs dropped, resets, repeated SYNs) cannot be attached by tracepoint: kfree_skb has 2 arguments here, and 4 are needed (since 6.11); try --hooks auto
             tcp_v4_rcv: tracepoint, tracepoint kfree_skb
             inet_sk_set_state: tracepoint, tracepoint inet_sock_set_state
+            do_exit: tracepoint, tracepoint sched_process_exit
             hook tcp_child_process (what completed late connections; members of SO_REUSEPORT groups) cannot be attached by tracepoint: this kernel has no tracepoint sk_data_ready (since 6.3); try --hooks auto
             hook inet_csk_accept (accepts) cannot be attached by tracepoint: programs cannot read the arguments of a system call here (since 5.15); try --hooks auto
             reqsk_timer_handler: tracepoint, tracepoint timer_expire_entry
@@ -179,6 +184,7 @@ fn the_tracepoint_flavour_is_refused_with_what_older_kernels_lack() {
             hook tcp_check_req (final ACKs dropped, resets, repeated SYNs) cannot be attached by tracepoint: kfree_skb has 3 arguments here, and 4 are needed (since 6.11); try --hooks auto
             tcp_v4_rcv: tracepoint, tracepoint kfree_skb
             inet_sk_set_state: tracepoint, tracepoint inet_sock_set_state
+            do_exit: tracepoint, tracepoint sched_process_exit
             hook tcp_child_process (what completed late connections; members of SO_REUSEPORT groups) cannot be attached by tracepoint: this kernel has no tracepoint sk_data_ready (since 6.3); try --hooks auto
             inet_csk_accept: tracepoint, tracepoint syscalls:sys_exit_accept
             reqsk_timer_handler: tracepoint, tracepoint timer_expire_entry
@@ -196,7 +202,7 @@ fn every_kernel_takes_both_flavours_of_functions_and_the_newer_ones_tracepoints_
         let has_tracepoints = !["5.10", "6.1"].contains(&kernel.version);
         assert_eq!(taken, [true, true, true, has_tracepoints], "{}", kernel.version);
         for (hook, flavour) in Choice::new(Wanted::Best, &signatures).flavours() {
-            let function = hook != "tcp_v4_rcv" && hook != "inet_sk_set_state";
+            let function = !["tcp_v4_rcv", "inet_sk_set_state", "do_exit"].contains(&hook.as_str());
             let expected = if function { Flavour::Fentry } else { Flavour::Tracepoint };
             assert_eq!(flavour, expected, "{hook} of {}", kernel.version);
         }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use expect_test::{Expect, expect};
 use tracer_abi::abi::Cause;
 
-use super::super::model::{AcceptWait, Backlog, ClientProcess, Exhaustion, Listener, Report};
+use super::super::model::{AcceptWait, Backlog, ByEnder, ClientProcess, Exhaustion, Listener, Report};
 use super::super::samples::{self, by_cause};
 use super::*;
 use crate::ledger::{Account, Packets};
@@ -79,6 +79,8 @@ fn ports_that_ran_out_name_the_range_the_destination_and_the_process() {
         established: 10,
         failed: 5,
         failed_by: BTreeMap::from([("port-exhaustion".to_owned(), 5)]),
+        fins: ByEnder::default(),
+        resets: ByEnder::default(),
     }];
     let host = report.namespaces.get_mut(&samples::HOST_NETNS).expect("the host's");
     host.local_port_range = Some((40000, 40009));

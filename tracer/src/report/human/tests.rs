@@ -23,52 +23,54 @@ fn the_first_field_note_is_explained_on_one_page() {
     check(
         &samples::field_note_1(),
         expect![[r#"
-        20,000 attempts: 19,600 accepted, 400 lost (2.0 %), 0 pending
-        lost to accept-queue-full (400)
-        12.3 s until the command ended; Linux 6.18.44; hooks: tracepoint
-        ./load-test --threads 20 --connections 1000: status 0
+            20,000 attempts: 19,600 accepted, 400 lost (2.0 %), 0 pending
+            lost to accept-queue-full (400)
+            12.3 s until the command ended; Linux 6.18.44; hooks: tracepoint
+            ./load-test --threads 20 --connections 1000: status 0
 
-        0.0.0.0:8000  server (pid 4242)
-              20,000  attempts
-              19,600  accepted                 98.0 %
-                   0  pending
-                 400  lost                     2.0 %
-                  12    accept-queue-full      SYN dropped: the accept queue was full
-                 388    accept-queue-full      final ACK dropped: the accept queue was full
-                   0    unattributed
-                 388  phantom                  of the lost: the client could believe that it was connected
-                 153  late                     of the accepted: dropped before (accept-queue-full)
-                 100    completed by ACK       a bare ACK, in answer to a repeated SYN-ACK
-                  50    completed by data      the first data carried the ACK
-                   3    completed by FIN       the client's close carried the ACK
-                  12  dead on arrival          of the accepted: the client had closed or reset before
-          accept queue     now 0, peak 129 of 128+1: full; listen() asked for 128; somaxconn 4,096
-          half-open queue  now 0, peak 117, limit 128; syncookies 1, tcp_max_syn_backlog 2,048
-          accept wait      p50 12 us, p90 40 us, p99 900 us, max 5.00 s
-          packets          SYN 20,024 (36 dropped), SYN-ACK 19,988, 2,705 repeated, 3,246 final ACKs dropped
+            0.0.0.0:8000  server (pid 4242)
+                  20,000  attempts
+                  19,600  accepted                 98.0 %
+                       0  pending
+                     400  lost                     2.0 %
+                      12    accept-queue-full      SYN dropped: the accept queue was full
+                     388    accept-queue-full      final ACK dropped: the accept queue was full
+                       0    unattributed
+                     388  phantom                  of the lost: the client could believe that it was connected
+                     153  late                     of the accepted: dropped before (accept-queue-full)
+                     100    completed by ACK       a bare ACK, in answer to a repeated SYN-ACK
+                      50    completed by data      the first data carried the ACK
+                       3    completed by FIN       the client's close carried the ACK
+                      12  dead on arrival          of the accepted: the client had closed or reset before
+              accept queue     now 0, peak 129 of 128+1: full; listen() asked for 128; somaxconn 4,096
+              half-open queue  now 0, peak 117, limit 128; syncookies 1, tcp_max_syn_backlog 2,048
+              accept wait      p50 12 us, p90 40 us, p99 900 us, max 5.00 s
+              packets          SYN 20,024 (36 dropped), SYN-ACK 19,988, 2,705 repeated, 3,246 final ACKs dropped
 
-        clients on this machine
-              20,000  connects
-              19,988  established
-                  12  failed
-                  12    ETIMEDOUT
-                 pid  process           connects  established   failed
-                4243  load-test           20,000       19,988       12  ETIMEDOUT 12
+            clients on this machine
+                  20,000  connects
+                  19,988  established
+                      12  failed
+                      12    ETIMEDOUT
+                  19,988  FINs sent                because a signal ended the process
+                     pid  process           connects  established   failed
+                    4243  load-test           20,000       19,988       12  ETIMEDOUT 12
+                          19,988 FINs, because a signal ended the process
 
-        cross-check                     kernel       tracer
-          ListenDrops                    3,282        3,282  ok
-          ListenOverflows                3,282        3,282  ok
-          7 others                           0            0  ok
-          exact: every counter is equal, no event was lost
+            cross-check                     kernel       tracer
+              ListenDrops                    3,282        3,282  ok
+              ListenOverflows                3,282        3,282  ok
+              7 others                           0            0  ok
+              exact: every counter is equal, no event was lost
 
-        what to change
-          accept-queue-full
-            0.0.0.0:8000 (server, pid 4242): the accept queue was full. Its limit is 128 (it holds 129):
-            what listen() asked for; net.core.somaxconn is 4,096. server mostly accepts fast (99 of 100
-            within 900 us), but paused: one connection waited 5.00 s. To lengthen the queue, ask for more in
-            the program; somaxconn allows up to 4,096:
-                listen(fd, 1024)
-    "#]],
+            what to change
+              accept-queue-full
+                0.0.0.0:8000 (server, pid 4242): the accept queue was full. Its limit is 128 (it holds 129):
+                what listen() asked for; net.core.somaxconn is 4,096. server mostly accepts fast (99 of 100
+                within 900 us), but paused: one connection waited 5.00 s. To lengthen the queue, ask for more in
+                the program; somaxconn allows up to 4,096:
+                    listen(fd, 1024)
+        "#]],
     );
 }
 
@@ -140,9 +142,13 @@ fn everything_at_once_stays_readable() {
                        2    ECONNREFUSED
                        6    ETIMEDOUT
                        5    port-exhaustion
+                      12  FINs sent                close() 2, exit 10
+                       5  RSTs sent                by close()
                      pid  process           connects  established   failed
                      502  greedy                  19            5       13  ETIMEDOUT 6, port-exhaustion 5, ...
+                          5 RSTs, by close()
                      501  good                    12           12        0
+                          12 FINs, close() 2, exit 10
 
             marks               accepted         lost
                  3.200 s              20           11  client stopped
