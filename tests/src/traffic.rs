@@ -148,6 +148,7 @@ impl Listener {
     /// # Errors
     /// As [`Listener::accept`].
     pub fn accept_all(&self) -> Result<Vec<Accepted>> {
+        wait::for_loopback()?;
         std::iter::from_fn(|| self.accept().transpose()).collect()
     }
 
@@ -385,15 +386,16 @@ pub fn connect_blocking(server: SocketAddr) -> io::Result<Client> {
 pub struct Fleet(pub Vec<Client>);
 
 impl Fleet {
-    /// Connects `count` clients, one after the other, without waiting for any.
+    /// Connects `count` clients, one after the other; on loopback, their first SYNs and the answers to them have been handled
+    /// when this returns.
     ///
     /// # Errors
     /// Fails when one `connect` does.
     pub fn connect(count: usize, server: SocketAddr) -> Result<Self> {
-        (0..count)
-            .map(|_| Client::connect(server).with_context(|| format!("cannot connect to {server}")))
-            .collect::<Result<_>>()
-            .map(Self)
+        let connect = |_| Client::connect(server).with_context(|| format!("cannot connect to {server}"));
+        let fleet = (0..count).map(connect).collect::<Result<_>>().map(Self)?;
+        wait::for_loopback()?;
+        Ok(fleet)
     }
 
     /// The addresses of the clients in `state`.

@@ -1,8 +1,10 @@
 //! Waiting for a fact that the kernel shows, never for time to pass.
 
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// The longest that any scenario waits for one fact. Generous, because it is
 /// only ever used up by a failing test.
@@ -31,4 +33,37 @@ pub fn until_within(patience: Duration, what: &str, mut condition: impl FnMut() 
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
+}
+
+/// Waits until the packets that were sent over loopback before, and the answers to them, have been handled.
+///
+/// The kernel handles a packet on loopback at once, but on a busy machine leaves it to a thread (`ksoftirqd`): then a `connect()`
+/// has returned, and nobody has seen its SYN yet. Each CPU handles its packets in their order, so that a datagram that was sent
+/// after them on the same CPU has them behind it. A handshake takes three packets, each sent while the one before is handled.
+///
+/// # Errors
+/// Fails when the thread may not move between CPUs, or has no loopback.
+pub fn for_loopback() -> Result<()> {
+    const ROUNDS: usize = 4;
+    // A namespace that drops what arrives drops the datagram too, and then there is nothing to wait for.
+    const ANSWER: Duration = Duration::from_millis(100);
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot bind to loopback")?;
+    socket.set_read_timeout(Some(ANSWER))?;
+    let own = socket.local_addr()?;
+    let allowed = sched_getaffinity(None).context("cannot read the thread's CPUs")?;
+    let visit = |cpu: usize| -> Result<()> {
+        let mut only = CpuSet::new();
+        only.set(cpu);
+        sched_setaffinity(None, &only).with_context(|| format!("cannot move to CPU {cpu}"))?;
+        for _ in 0..ROUNDS {
+            socket.send_to(&[0], own).context("cannot send over loopback")?;
+            if socket.recv(&mut [0]).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let visited = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).try_for_each(visit);
+    sched_setaffinity(None, &allowed).context("cannot restore the thread's CPUs")?;
+    visited
 }
