@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::netstat::{CHECKED, Netstat};
-use crate::report::{Counts, Event, Ledger, Report};
+use crate::report::{ClientProcess, Counts, Event, Ledger, Report};
 
 /// The causes of the contract.
 pub const CAUSES: [&str; 13] = [
@@ -269,9 +269,18 @@ fn clients(report: &Report, broken: &mut Violations) {
     ] {
         broken.expect(parts <= total, || format!("{parts} client {what} by process, {total} in all"));
     }
-    if let Some(fins) = &clients.fins {
+    type OfProcess = fn(&ClientProcess) -> &Counts;
+    let ends: [(_, _, OfProcess); 2] =
+        [("fins", &clients.fins, |it| &it.fins), ("resets", &clients.resets, |it| &it.resets)];
+    for (name, totals, of_process) in ends {
+        let Some(totals) = totals else { continue };
         for what in ["close", "shutdown", "exit", "signal", "other"] {
-            broken.expect(fins.contains_key(what), || format!("clients.fins lacks {what}"));
+            let Some(total) = totals.get(what) else {
+                broken.expect(false, || format!("clients.{name} lacks {what}"));
+                continue;
+            };
+            let parts: u64 = clients.by_process.iter().filter_map(|it| of_process(it).get(what)).sum();
+            broken.expect(parts <= *total, || format!("{parts} {name} by {what} by process, {total} in all"));
         }
     }
 }
@@ -315,8 +324,10 @@ mod tests {
                 "accept_queue": { "now": 1, "max": 4 }, "half_open_queue": { "now": 0, "max": 0 },
                 "accept_wait_us": { "p50": 1, "p90": 2, "p99": 3, "max": 4 }, "ledger": ledger } ],
             "clients": { "connects": 4, "established": 3, "in_progress": 0, "failed": { "ETIMEDOUT": 1 },
-                "by_process": [ { "pid": 1, "comm": "c", "connects": 4, "established": 3, "failed": 1 } ],
-                "fins": { "close": 0, "shutdown": 0, "exit": 0, "signal": 0, "other": 0 } },
+                "by_process": [ { "pid": 1, "comm": "c", "connects": 4, "established": 3, "failed": 1,
+                    "fins": { "close": 2, "exit": 1 }, "resets": {} } ],
+                "fins": { "close": 2, "shutdown": 0, "exit": 1, "signal": 0, "other": 0 },
+                "resets": { "close": 0, "shutdown": 0, "exit": 0, "signal": 0, "other": 0 }, "port_exhaustion": [] },
             "marks": [], "check": { "exact": true, "events_lost": 0, "counters": counters },
             "advice": [] })
     }
@@ -341,6 +352,8 @@ mod tests {
             ("/listeners/0/accept_wait_us", serde_json::Value::Null),
             ("/clients/connects", serde_json::json!(5)),
             ("/clients/fins", serde_json::json!({})),
+            ("/clients/fins/close", 1.into()),
+            ("/clients/by_process/0/resets", serde_json::json!({ "exit": 1 })),
             ("/check/events_lost", serde_json::json!(1)),
             ("/check/counters/ListenDrops/tracer", serde_json::json!(5)),
             ("/check/exact", serde_json::json!(false)),

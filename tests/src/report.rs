@@ -158,6 +158,35 @@ pub struct Clients {
     pub by_process: Vec<ClientProcess>,
     /// `None` when the tracer did not watch who closes connections.
     pub fins: Option<Counts>,
+    pub resets: Option<Counts>,
+    pub port_exhaustion: Vec<PortExhaustion>,
+}
+
+/// One of `clients.port_exhaustion`
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the names are the report's")]
+pub struct PortExhaustion {
+    pub server: IpAddr,
+    pub port: u16,
+    pub failed: u64,
+    pub in_use: Option<PortsInUse>,
+}
+
+/// `in_use`
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the names are the report's")]
+pub struct PortsInUse {
+    pub by_state: Counts,
+    pub by_process: Vec<PortHolder>,
+    pub reserved_ports: u16,
+}
+
+/// One of `by_process`
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the names are the report's")]
+pub struct PortHolder {
+    pub pid: u32,
+    pub ports: u64,
 }
 
 /// One of `by_process`
@@ -169,6 +198,8 @@ pub struct ClientProcess {
     pub connects: u64,
     pub established: u64,
     pub failed: u64,
+    pub fins: Counts,
+    pub resets: Counts,
 }
 
 /// One of `marks`

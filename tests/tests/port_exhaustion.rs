@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tracer_tests::namespace::Namespace;
 use tracer_tests::report::{Outcomes, counts};
 use tracer_tests::session::{Finished, Session};
@@ -26,7 +26,8 @@ fn expect_this_process(finished: &Finished, connects: u64, failed: u64) -> Resul
 fn ten_local_ports_are_enough_for_ten_of_fifteen_clients() -> Result<()> {
     let namespace = Namespace::enter()?;
     let listener = Listen::new(128).open()?;
-    namespace.set("net/ipv4/ip_local_port_range", "20000 20009")?;
+    namespace.set("net/ipv4/ip_local_port_range", "20000 20011")?;
+    namespace.set("net/ipv4/ip_local_reserved_ports", "8000,20004,20009")?;
     let session = Session::start(&namespace, listener.port())?;
 
     let (connected, failed): (Vec<_>, Vec<_>) =
@@ -39,6 +40,15 @@ fn ten_local_ports_are_enough_for_ten_of_fifteen_clients() -> Result<()> {
     assert_eq!(peers(&accepted).len(), 10);
 
     let finished = session.finish()?;
+    let [exhausted] = finished.report.clients.port_exhaustion.as_slice() else {
+        bail!("not one destination: {:?}", finished.report.clients.port_exhaustion);
+    };
+    assert_eq!((exhausted.server, exhausted.port, exhausted.failed), (listener.address().ip(), listener.port(), 5));
+    let in_use = exhausted.in_use.as_ref().context("what holds the ports was not looked at")?;
+    assert_eq!(in_use.by_state, counts([("ESTAB", 10)]));
+    let held: Vec<_> = in_use.by_process.iter().map(|holder| (holder.pid, holder.ports)).collect();
+    assert_eq!(held, [(std::process::id(), 10)]);
+    assert_eq!(in_use.reserved_ports, 2);
     finished.expect_totals(&Outcomes {
         attempts: 15,
         accepted: 10,
@@ -49,7 +59,7 @@ fn ten_local_ports_are_enough_for_ten_of_fifteen_clients() -> Result<()> {
     expect_this_process(&finished, 15, 5)?;
     let advice = finished.report.advice.iter().find(|it| it.cause == "port-exhaustion");
     assert!(
-        advice.is_some_and(|it| it.text.contains("20000") && it.text.contains("20009")),
+        advice.is_some_and(|it| it.text.contains("20000") && it.text.contains("20011")),
         "the advice does not name the port range in force: {:?}",
         finished.report.advice
     );

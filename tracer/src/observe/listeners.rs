@@ -152,6 +152,8 @@ mod tests {
             abort_on_overflow: false,
             synack_retries: 5,
             local_port_range: (32768, 60999),
+            reserved_ports: 0,
+            tw_reuse: 2,
         };
         let sockets = [
             socket(any, 80, true),

@@ -6,10 +6,12 @@ pub mod listeners;
 pub mod namespaces;
 pub mod netstat;
 pub mod owners;
+pub mod ports;
 mod sock_diag;
 pub mod sysctl;
 
 pub use listeners::{Listening, Scan};
 pub use namespaces::{Namespace, in_namespace};
 pub use owners::Owner;
+pub use ports::PortsInUse;
 pub use sysctl::Sysctls;

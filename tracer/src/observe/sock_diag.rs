@@ -35,33 +35,64 @@ pub(super) struct Socket {
 /// When the kernel has no sock_diag for TCP, or answers what is not understood.
 pub(super) fn sockets() -> Result<Vec<Socket>> {
     let mut sockets = Vec::new();
-    for (family, id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-        dump(family, id, &mut sockets).context("cannot list TCP sockets (sock_diag)")?;
-    }
+    // Half-open requests are asked for by the state that they had before they were sockets of their own (4.4).
+    walk(StateFlags::LISTEN | StateFlags::SYN_RECV, 0, &mut |response| sockets.extend(socket(response)))?;
     Ok(sockets)
 }
 
-fn dump(family: u8, socket_id: SocketId, sockets: &mut Vec<Socket>) -> Result<()> {
+/// A local port that a connection, or what is left of one, holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// `TCP_*`, as in `net/tcp_states.h`.
+    pub state: u8,
+    /// 0 where no process holds the socket.
+    pub inode: u64,
+}
+
+/// The local ends of connections to this destination, in whatever state.
+///
+/// # Errors
+/// As [`sockets`].
+pub(super) fn connections_to(server: IpAddr, port: u16) -> Result<Vec<Held>> {
+    let mut held = Vec::new();
+    walk(StateFlags::all() - StateFlags::LISTEN, port, &mut |response| {
+        let header = &response.header;
+        let id = &header.socket_id;
+        if id.destination_port == port && id.destination_address.to_canonical() == server.to_canonical() {
+            held.push(Held { state: header.state, inode: header.inode.into() });
+        }
+    })?;
+    Ok(held)
+}
+
+/// Shows all sockets in these states to `see`; with a destination port, only those (0: all).
+fn walk(states: StateFlags, port: u16, see: &mut dyn FnMut(&InetResponse)) -> Result<()> {
+    for (family, id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        let id = SocketId { destination_port: port, ..id };
+        dump(family, states.clone(), id, see).context("cannot list TCP sockets (sock_diag)")?;
+    }
+    Ok(())
+}
+
+fn dump(family: u8, states: StateFlags, socket_id: SocketId, see: &mut dyn FnMut(&InetResponse)) -> Result<()> {
     let flags = SocketFlags::CLOEXEC;
     let fd = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::SOCK_DIAG))
         .context("cannot open a netlink socket")?;
-    let request = request(family, socket_id);
+    let request = request(family, states, socket_id);
     send(&fd, &request, SendFlags::empty()).context("cannot ask the kernel")?;
     // The kernel fills messages of up to 32 KiB (`netlink_dump()` in net/netlink/af_netlink.c).
     let mut buffer = vec![0; 1 << 16];
     loop {
         let (length, _) = recv(&fd, &mut buffer[..], RecvFlags::empty()).context("no answer from the kernel")?;
-        if !messages(&buffer[..length], sockets)? {
+        if !messages(&buffer[..length], see)? {
             return Ok(());
         }
     }
 }
 
-fn request(family: u8, socket_id: SocketId) -> Vec<u8> {
+fn request(family: u8, states: StateFlags, socket_id: SocketId) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    // Half-open requests are asked for by the state that they had before they were sockets of their own (4.4).
-    let states = StateFlags::LISTEN | StateFlags::SYN_RECV;
     let request = InetRequest { family, protocol: IPPROTO_TCP, extensions: ExtensionFlags::empty(), states, socket_id };
     let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
     message.finalize();
@@ -70,8 +101,8 @@ fn request(family: u8, socket_id: SocketId) -> Vec<u8> {
     bytes
 }
 
-/// Takes the sockets out of one datagram; whether more will come.
-fn messages(mut bytes: &[u8], sockets: &mut Vec<Socket>) -> Result<bool> {
+/// Shows the sockets in one datagram; whether more will come.
+fn messages(mut bytes: &[u8], see: &mut dyn FnMut(&InetResponse)) -> Result<bool> {
     while !bytes.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(bytes).context("a malformed answer")?;
         match message.payload {
@@ -84,7 +115,7 @@ fn messages(mut bytes: &[u8], sockets: &mut Vec<Socket>) -> Result<bool> {
                 return Err(error).context("the kernel refused");
             }
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                sockets.extend(socket(&response));
+                see(&response);
             }
             _ => {}
         }

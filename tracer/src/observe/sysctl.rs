@@ -20,6 +20,10 @@ pub struct Sysctls {
     pub synack_retries: u32,
     /// `net.ipv4.ip_local_port_range`, first and last.
     pub local_port_range: (u16, u16),
+    /// How many ports of that range `net.ipv4.ip_local_reserved_ports` takes out of it.
+    pub reserved_ports: u16,
+    /// `net.ipv4.tcp_tw_reuse`: whether a new connection may take the port of one in TIME_WAIT: 0 no, 1 yes, 2 over loopback.
+    pub tw_reuse: u32,
 }
 
 /// Reads the settings of the network namespace that this thread is in; `root` is `/proc/sys`.
@@ -39,7 +43,26 @@ pub fn read(root: &Path) -> Result<Sysctls> {
         abort_on_overflow: number(root, "net/ipv4/tcp_abort_on_overflow")? != 0,
         synack_retries: number(root, "net/ipv4/tcp_synack_retries")?,
         local_port_range: (port(first)?, port(last)?),
+        reserved_ports: reserved(root, port(first)?, port(last)?)?,
+        tw_reuse: number(root, "net/ipv4/tcp_tw_reuse")?,
     })
+}
+
+/// How many ports from `first` to `last` are reserved: a list such as `8080,9000-9010`, which the kernel keeps in order and
+/// without overlaps.
+fn reserved(root: &Path, first: u16, last: u16) -> Result<u16> {
+    let path = root.join("net/ipv4/ip_local_reserved_ports");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut count = 0;
+    for part in text.trim().split(',').filter(|part| !part.is_empty()) {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let port = |word: &str| -> Result<u16> {
+            word.parse().with_context(|| format!("{} holds '{part}', not a port", path.display()))
+        };
+        let (from, to) = (port(from)?.max(first), port(to)?.min(last));
+        count += if from <= to { to - from + 1 } else { 0 };
+    }
+    Ok(count)
 }
 
 fn number(root: &Path, name: &str) -> Result<u32> {
@@ -70,13 +93,15 @@ mod tests {
         dir
     }
 
-    const ALL: [(&str, &str); 6] = [
+    const ALL: [(&str, &str); 8] = [
         ("net/core/somaxconn", "4096\n"),
         ("net/ipv4/tcp_max_syn_backlog", "2048\n"),
         ("net/ipv4/tcp_syncookies", "1\n"),
         ("net/ipv4/tcp_abort_on_overflow", "0\n"),
         ("net/ipv4/tcp_synack_retries", "5\n"),
         ("net/ipv4/ip_local_port_range", "32768\t60999\n"),
+        ("net/ipv4/ip_local_reserved_ports", "8080,32760-32769,40000,60999-61001\n"),
+        ("net/ipv4/tcp_tw_reuse", "2\n"),
     ];
 
     #[test]
@@ -89,6 +114,8 @@ mod tests {
             abort_on_overflow: false,
             synack_retries: 5,
             local_port_range: (32768, 60999),
+            reserved_ports: 4,
+            tw_reuse: 2,
         };
         assert_eq!(sysctls, expected);
     }
@@ -103,6 +130,18 @@ mod tests {
         assert!(format!("{error:#}").contains("ip_local_port_range"), "{error:#}");
         odd[5].1 = "1 70000";
         assert!(read(root(&odd).path()).is_err());
+    }
+
+    #[test]
+    fn reserved_ports_count_where_they_are_in_the_range() {
+        let mut files = ALL;
+        for (list, count) in [("\n", 0), ("1-65535", 28_232), ("32768", 1), ("60999-60999", 1), ("1-100,61000", 0)] {
+            files[6].1 = list;
+            assert_eq!(read(root(&files).path()).expect("complete").reserved_ports, count, "{list}");
+        }
+        files[6].1 = "5-x";
+        let error = read(root(&files).path()).expect_err("no port");
+        assert!(format!("{error:#}").contains("ip_local_reserved_ports holds '5-x'"), "{error:#}");
     }
 
     #[test]

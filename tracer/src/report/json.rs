@@ -108,7 +108,7 @@ struct Clients<'a> {
     in_progress: u64,
     failed: &'a BTreeMap<String, u64>,
     by_process: Vec<Process<'a>>,
-    port_exhaustion: Vec<Exhaustion>,
+    port_exhaustion: Vec<Exhaustion<'a>>,
     /// Null: a recording of a version that did not follow them.
     fins: Option<BTreeMap<&'static str, u64>>,
     resets: Option<BTreeMap<&'static str, u64>>,
@@ -127,12 +127,29 @@ struct Process<'a> {
 }
 
 #[derive(Serialize)]
-struct Exhaustion {
+struct Exhaustion<'a> {
     netns: u32,
     server: IpAddr,
     port: u16,
     failed: u64,
     local_port_range: Option<(u16, u16)>,
+    in_use: Option<InUse<'a>>,
+}
+
+/// What held the ports soon after the first failure.
+#[derive(Serialize)]
+struct InUse<'a> {
+    by_state: &'a BTreeMap<String, u64>,
+    by_process: Vec<Holder<'a>>,
+    reserved_ports: u16,
+    tcp_tw_reuse: u32,
+}
+
+#[derive(Serialize)]
+struct Holder<'a> {
+    pid: u32,
+    comm: &'a str,
+    ports: u64,
 }
 
 #[derive(Serialize)]
@@ -307,12 +324,22 @@ impl<'a> Clients<'a> {
             fins: by_ender(p.fins),
             resets: by_ender(p.resets),
         };
-        let exhaustion = |e: &model::Exhaustion| Exhaustion {
+        let exhaustion = |e: &'a model::Exhaustion| Exhaustion {
             netns: e.netns,
             server: e.server,
             port: e.port,
             failed: e.failed,
             local_port_range: report.namespaces.get(&e.netns).and_then(|ns| ns.local_port_range),
+            in_use: e.in_use.as_ref().map(|ports| InUse {
+                by_state: &ports.by_state,
+                by_process: ports
+                    .by_process
+                    .iter()
+                    .map(|(pid, comm, ports)| Holder { pid: *pid, comm, ports: *ports })
+                    .collect(),
+                reserved_ports: ports.reserved,
+                tcp_tw_reuse: ports.tw_reuse,
+            }),
         };
         Clients {
             connects: clients.connects,

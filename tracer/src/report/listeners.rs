@@ -131,6 +131,8 @@ mod tests {
             abort_on_overflow: false,
             synack_retries: 5,
             local_port_range: (32768, 60999),
+            reserved_ports: 0,
+            tw_reuse: 2,
         };
         let web = Listening {
             port: 8000,

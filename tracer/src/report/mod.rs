@@ -25,7 +25,7 @@ pub use json::write as write_json;
 pub use listeners::{write_json as write_listeners_json, write_table as write_listeners_table};
 pub use model::{
     AcceptWait, Advice, Backlog, ByEnder, Check, ClientProcess, Clients, CommandResult, EndedBy, Exhaustion, Host,
-    Listener, Mark, Missed, Namespace, Pair, Queue, Report, Window,
+    Listener, Mark, Missed, Namespace, Pair, PortsInUse, Queue, Report, Window,
 };
 
 #[cfg(test)]

@@ -228,6 +228,29 @@ pub struct Exhaustion {
     pub port: u16,
     /// How many.
     pub failed: u64,
+    /// What held the ports soon after the first of them; `None` if it could not be looked at.
+    pub in_use: Option<PortsInUse>,
+}
+
+/// The local ports towards one destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortsInUse {
+    /// How many are in use, by state as `ss` names it.
+    pub by_state: BTreeMap<String, u64>,
+    /// Process, its name, and how many it holds, the greatest number first.
+    pub by_process: Vec<(u32, String, u64)>,
+    /// Ports of the range that are reserved (`net.ipv4.ip_local_reserved_ports`).
+    pub reserved: u16,
+    /// `net.ipv4.tcp_tw_reuse`.
+    pub tw_reuse: u32,
+}
+
+impl PortsInUse {
+    /// All that are in use.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.by_state.values().sum()
+    }
 }
 
 /// A mark in the timeline.

@@ -256,6 +256,12 @@ pub(super) fn trouble() -> Report {
             server: IpAddr::V4(Ipv4Addr::new(10, 9, 0, 1)),
             port: 8000,
             failed: 5,
+            in_use: Some(PortsInUse {
+                by_state: names(&[("ESTAB", 28_000), ("TIME-WAIT", 230)]),
+                by_process: vec![(502, "greedy".into(), 27_000), (501, "good".into(), 1_000)],
+                reserved: 2,
+                tw_reuse: 2,
+            }),
         }],
         fins: Some(ByEnder([2, 0, 10, 0, 0])),
         resets: Some(ByEnder([5, 0, 0, 0, 0])),

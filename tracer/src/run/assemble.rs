@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use tracer_abi::abi::{Address, Counter, ENDERS, Global, NO_LISTENER};
 
 use super::{
-    facts::{Facts, ListenerFacts, NamespaceFacts},
+    facts::{Facts, ListenerFacts, NamespaceFacts, PortsFacts},
     story::{Story, note},
 };
 use crate::{
@@ -31,7 +31,12 @@ const SHOWN: [Counter; 9] = [
 
 /// Ends the story: the last decisions are told, and everything is put together.
 pub(super) fn assemble(facts: &Facts, story: Story, told: &mut dyn FnMut(&Decision)) -> Report {
-    let exhausted = story.exhausted();
+    let mut exhausted = story.exhausted();
+    for destination in &mut exhausted {
+        let here =
+            |p: &&PortsFacts| (p.netns, p.server, p.port) == (destination.netns, destination.server, destination.port);
+        destination.in_use = facts.ports_in_use.iter().find(here).map(PortsFacts::ports);
+    }
     let Story { mut ledger, failed, failed_by, mut filtered, .. } = story;
     // The kernel side's memory is asked only where its events have a gap.
     if facts.globals.get(Global::EventsLost as usize).is_none_or(|lost| *lost > 0) {

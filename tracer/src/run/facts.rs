@@ -1,6 +1,6 @@
 //! Everything that a report needs besides the events: what a recording ends with.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use tracer_abi::abi::{Address, COUNTERS, ENDERS, Tuple, Watch};
 
 use crate::{
     ledger::SlotTotals,
-    report::{EndedBy, Mark},
+    report::{EndedBy, Mark, PortsInUse},
 };
 
 /// One run, without its events.
@@ -34,6 +34,9 @@ pub(super) struct Facts {
     pub(super) globals: Vec<u64>,
     pub(super) processes: Vec<ProcessFacts>,
     pub(super) marks: Vec<MarkFacts>,
+    /// What held the ports where they ran out.
+    #[serde(default)]
+    pub(super) ports_in_use: Vec<PortsFacts>,
     /// Names of the kernel's drop reasons that the events use.
     pub(super) drop_reasons: BTreeMap<u32, String>,
     pub(super) watched: Vec<WatchFacts>,
@@ -117,6 +120,30 @@ pub(super) struct ProcessFacts {
     pub(super) fins: Option<[u64; ENDERS]>,
     #[serde(default)]
     pub(super) resets: Option<[u64; ENDERS]>,
+}
+
+/// Local ports towards a destination, soon after the first `connect()` that found none.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct PortsFacts {
+    pub(super) netns: u32,
+    pub(super) server: IpAddr,
+    pub(super) port: u16,
+    pub(super) by_state: BTreeMap<String, u64>,
+    /// Process, name, and how many it holds.
+    pub(super) by_process: Vec<(u32, String, u64)>,
+    pub(super) reserved_ports: u16,
+    pub(super) tw_reuse: u32,
+}
+
+impl PortsFacts {
+    pub(super) fn ports(&self) -> PortsInUse {
+        PortsInUse {
+            by_state: self.by_state.clone(),
+            by_process: self.by_process.clone(),
+            reserved: self.reserved_ports,
+            tw_reuse: self.tw_reuse,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -11,12 +11,15 @@ use jiff::Timestamp;
 use log::info;
 use tracer_abi::abi::ListenerInfo;
 
-use super::facts::{CommandFacts, CounterFacts, Ending, Facts, ListenerFacts, MarkFacts, NamespaceFacts, ProcessFacts};
+use super::facts::{
+    CommandFacts, CounterFacts, Ending, Facts, ListenerFacts, MarkFacts, NamespaceFacts, PortsFacts, ProcessFacts,
+};
+use super::story::Destination;
 use crate::{
     cli::{NetnsSelector, Plan},
     kernel::{Host, Layout},
     ledger::{IDLE_NS, SlotTotals},
-    observe::{Namespace, Owner, in_namespace, namespaces, owners, sysctl},
+    observe::{Namespace, Owner, in_namespace, namespaces, owners, ports, sysctl},
     probe::{Bounds, Flavour, Probe, Settings, Tallies},
     report::comm,
     stream::Ring,
@@ -242,12 +245,38 @@ impl Session {
         Ok(())
     }
 
+    /// What holds the local ports towards this destination now; `None` where that cannot be seen any more.
+    pub(super) fn ports_in_use(&mut self, destination: &Destination) -> Option<PortsFacts> {
+        let proc = Path::new(PROC);
+        let (netns, server, port) = *destination;
+        self.know_namespaces(&[netns].into());
+        let namespace = self.namespaces.get(&netns)?;
+        let look = || Ok((ports::in_use(proc, server, port)?, sysctl::read(&proc.join("sys"))?));
+        let (in_use, sysctls) = match in_namespace(namespace, look) {
+            Ok(found) => found,
+            Err(e) => {
+                info!("what holds the local ports towards {server} was not found: {e:#}");
+                return None;
+            }
+        };
+        Some(PortsFacts {
+            netns,
+            server,
+            port,
+            by_state: in_use.by_state.into_iter().map(|(state, n)| (state.to_owned(), n)).collect(),
+            by_process: in_use.by_process.into_iter().map(|(owner, n)| (owner.pid, owner.comm, n)).collect(),
+            reserved_ports: sysctls.reserved_ports,
+            tw_reuse: sysctls.tw_reuse,
+        })
+    }
+
     /// What is known at the end, without the events.
     pub(super) fn facts(
         &mut self,
         ended_by: Ending,
         command: Option<CommandFacts>,
         marks: Vec<MarkFacts>,
+        ports_in_use: Vec<PortsFacts>,
         reasons: impl Iterator<Item = u32>,
         unreadable: u64,
     ) -> Result<Facts> {
@@ -299,6 +328,7 @@ impl Session {
                 })
                 .collect(),
             marks,
+            ports_in_use,
             drop_reasons: reasons.filter_map(|r| Some((r, self.drop_reason(r)?))).collect(),
             watched: watched.iter().map(Into::into).collect(),
             doubts,
@@ -327,6 +357,17 @@ impl Session {
         }
     }
 
+    /// Looks for namespaces that are not known yet.
+    fn know_namespaces(&mut self, wanted: &BTreeSet<u32>) {
+        if wanted.iter().any(|ns| !self.namespaces.contains_key(ns))
+            && let Ok(all) = namespaces::all(Path::new(PROC))
+        {
+            for namespace in all {
+                self.namespaces.entry(namespace.inode).or_insert(namespace);
+            }
+        }
+    }
+
     /// Looks up owners and settings that are not known yet.
     fn look_around(&mut self, tallies: &Tallies) {
         let proc = Path::new(PROC);
@@ -348,13 +389,7 @@ impl Session {
             .map(|(_, info)| info.netns)
             .chain(tallies.namespaces.iter().map(|n| n.netns))
             .collect();
-        if wanted.iter().any(|ns| !self.namespaces.contains_key(ns))
-            && let Ok(all) = namespaces::all(proc)
-        {
-            for namespace in all {
-                self.namespaces.entry(namespace.inode).or_insert(namespace);
-            }
-        }
+        self.know_namespaces(&wanted);
         for netns in wanted {
             let Some(namespace) = self.namespaces.get(&netns) else { continue };
             let Ok(s) = in_namespace(namespace, || sysctl::read(&proc.join("sys"))) else { continue };

@@ -15,6 +15,9 @@ const CAPACITY: usize = 200_000;
 /// Destinations and processes whose failed connects are told apart.
 const FAILURES: usize = 4096;
 
+/// Where a `connect()` goes: network namespace, address, port.
+pub(super) type Destination = (u32, IpAddr, u16);
+
 /// Everything that events add to.
 pub(super) struct Story {
     pub(super) ledger: Ledger,
@@ -22,7 +25,7 @@ pub(super) struct Story {
     pub(super) failed: BTreeMap<String, u64>,
     /// The same by process.
     pub(super) failed_by: BTreeMap<u32, BTreeMap<String, u64>>,
-    exhausted: BTreeMap<(u32, IpAddr, u16), u64>,
+    exhausted: BTreeMap<Destination, u64>,
     /// Attempts lost as `filtered`, by drop reason.
     pub(super) filtered: BTreeMap<u32, u64>,
 }
@@ -82,13 +85,19 @@ impl Story {
 
     /// Where local ports ran out.
     pub(super) fn exhausted(&self) -> Vec<Exhaustion> {
-        let exhaustion = |((netns, server, port), failed): (&(u32, IpAddr, u16), &u64)| Exhaustion {
+        let exhaustion = |((netns, server, port), failed): (&Destination, &u64)| Exhaustion {
             netns: *netns,
             server: *server,
             port: *port,
             failed: *failed,
+            in_use: None,
         };
         self.exhausted.iter().map(exhaustion).collect()
+    }
+
+    /// The destinations for which local ports ran out.
+    pub(super) fn destinations(&self) -> impl Iterator<Item = &Destination> {
+        self.exhausted.keys()
     }
 }
 

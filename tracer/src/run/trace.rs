@@ -18,10 +18,10 @@ use super::{
     FAIL_ON, FAILED,
     assemble::assemble,
     command::Running,
-    facts::{CommandFacts, Ending, MarkFacts},
+    facts::{CommandFacts, Ending, MarkFacts, PortsFacts},
     session::{Session, monotonic_ns},
     sink::Sink,
-    story::{Story, exit_label},
+    story::{Destination, Story, exit_label},
 };
 use crate::{
     cli::{NetnsSelector, Plan, PortSet, Verbosity},
@@ -32,6 +32,9 @@ use crate::{
 
 /// Events are recorded in batches of this many.
 const BATCH: usize = 1024;
+
+/// Destinations whose local ports are looked at when they run out: the first ones.
+const PORTS_LOOKED_AT: usize = 8;
 
 /// Ends of client processes that become marks: of more, the first.
 const EXIT_MARKS: usize = 100;
@@ -53,8 +56,17 @@ async fn traced(plan: &Plan) -> Result<u8> {
     let begun = Instant::now();
     let (session, ring) = Session::start(plan)?;
     ready(plan, &session, begun.elapsed());
-    let mut run =
-        Run { session, ring, story: Story::new(), recorder, marks: Vec::new(), exits: 0, reasons: BTreeSet::new() };
+    let mut run = Run {
+        session,
+        ring,
+        story: Story::new(),
+        recorder,
+        marks: Vec::new(),
+        ports_in_use: Vec::new(),
+        looked_at: BTreeSet::new(),
+        exits: 0,
+        reasons: BTreeSet::new(),
+    };
 
     let mut command = None;
     if let Some(argv) = &plan.command {
@@ -127,7 +139,10 @@ struct Run {
     story: Story,
     recorder: Option<Recorder>,
     marks: Vec<MarkFacts>,
-    /// How many of them are ends of client processes.
+    /// What held the ports where they ran out.
+    ports_in_use: Vec<PortsFacts>,
+    looked_at: BTreeSet<Destination>,
+    /// How many of the marks are ends of client processes.
     exits: usize,
     /// Drop reasons that were met.
     reasons: BTreeSet<u32>,
@@ -229,7 +244,20 @@ impl Run {
         let room = EXIT_MARKS.saturating_sub(self.exits);
         exits.truncate(room);
         self.exits += exits.len();
-        self.mark(exits)
+        self.mark(exits)?;
+        self.look_at_ports();
+        Ok(())
+    }
+
+    /// Where local ports have run out for the first time: what holds them, while they are held.
+    fn look_at_ports(&mut self) {
+        let new = |d: &&Destination| !self.looked_at.contains(*d);
+        let destinations: Vec<Destination> =
+            self.story.destinations().filter(new).take(PORTS_LOOKED_AT - self.looked_at.len()).copied().collect();
+        for destination in destinations {
+            self.ports_in_use.extend(self.session.ports_in_use(&destination));
+            self.looked_at.insert(destination);
+        }
     }
 
     fn tick(&mut self, sink: &mut Sink) -> Result<()> {
@@ -264,8 +292,9 @@ impl Run {
         self.session.end()?;
         self.drain(sink)?;
         let marks = std::mem::take(&mut self.marks);
+        let ports = std::mem::take(&mut self.ports_in_use);
         let reasons = std::mem::take(&mut self.reasons);
-        let facts = self.session.facts(ended_by, command, marks, reasons.into_iter(), self.ring.unreadable)?;
+        let facts = self.session.facts(ended_by, command, marks, ports, reasons.into_iter(), self.ring.unreadable)?;
         let Run { session, ring, story, recorder, .. } = self;
         // Nothing stays attached while the report is written.
         let start_ns = session.start_ns();

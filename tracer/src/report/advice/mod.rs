@@ -7,7 +7,7 @@ mod queues;
 use tracer_abi::abi::Cause;
 
 use super::format::{count, counted};
-use super::model::{Advice, Exhaustion, Listener, Report};
+use super::model::{Advice, Exhaustion, Listener, PortsInUse, Report};
 use crate::ledger::Account;
 
 /// Listeners named for one cause; the rest are counted.
@@ -163,8 +163,58 @@ fn exhausted_ports(report: &Report, e: &Exhaustion) -> String {
             );
         }
     }
-    text.push_str("\nWhat holds the ports, by state:\n    ");
-    text.push_str(&format!("ss -Htan dst {place} | awk '{{print $1}}' | sort | uniq -c"));
+    match &e.in_use {
+        Some(ports) => {
+            let available = range.map(|(first, last)| u64::from(last - first) + 1 - u64::from(ports.reserved));
+            text.push_str(&ports_in_use(report, e, ports, available));
+        }
+        None => {
+            text.push_str("\nWhat holds the ports, by state:\n    ");
+            text.push_str(&format!("ss -Htan dst {place} | awk '{{print $1}}' | sort | uniq -c"));
+        }
+    }
+    text
+}
+
+/// What held the ports when they ran out, and what follows from that. `available`: the range without what is reserved.
+fn ports_in_use(report: &Report, e: &Exhaustion, ports: &PortsInUse, available: Option<u64>) -> String {
+    let by_state: Vec<String> = ports.by_state.iter().map(|(state, n)| format!("{state} {}", count(*n))).collect();
+    let mut text = format!(
+        "\nWhen they ran out, {} in use towards it",
+        match ports.total() {
+            1 => "1 was".to_owned(),
+            n => format!("{} were", count(n)),
+        }
+    );
+    if !by_state.is_empty() {
+        text.push_str(&format!(": {}", by_state.join(", ")));
+    }
+    if ports.reserved > 0 {
+        text.push_str(&format!("; {} of the range are reserved", counted(ports.reserved.into(), "port")));
+    }
+    text.push('.');
+    let holders: Vec<String> = ports
+        .by_process
+        .iter()
+        .take(NAMED)
+        .map(|(pid, comm, n)| format!("{comm} (pid {pid}) held {}", count(*n)))
+        .collect();
+    if !holders.is_empty() {
+        text.push_str(&format!(" {}.", holders.join(", ")));
+    }
+    // The kernel looks at the ports one by one, while others are being given back.
+    if available.is_some_and(|available| ports.total() < available / 2) {
+        text.push_str(
+            " That is far from all: either they have been given back since, or ports were taken by bind() before \
+             connect() for other destinations.",
+        );
+    }
+    if ports.by_state.get("TIME-WAIT").is_some_and(|n| *n > 0) && ports.tw_reuse != 1 {
+        text.push_str(&format!(
+            " Ports in TIME-WAIT can be used again after a second, where both ends use timestamps:\n    {}",
+            sysctl(report, e.netns, None, "net.ipv4.tcp_tw_reuse=1")
+        ));
+    }
     text
 }
 

@@ -70,8 +70,13 @@ fn ports_that_ran_out_name_the_range_the_destination_and_the_process() {
     let mut report = samples::idle();
     report.totals =
         Account { attempts: 15, accepted: 10, lost: by_cause(&[(Cause::PortExhaustion, 5)]), ..Account::default() };
-    report.clients.exhausted =
-        vec![Exhaustion { netns: samples::HOST_NETNS, server: [127, 0, 0, 1].into(), port: 8000, failed: 5 }];
+    report.clients.exhausted = vec![Exhaustion {
+        netns: samples::HOST_NETNS,
+        server: [127, 0, 0, 1].into(),
+        port: 8000,
+        failed: 5,
+        in_use: None,
+    }];
     report.clients.by_process = vec![ClientProcess {
         pid: 502,
         comm: "load".into(),
