@@ -145,6 +145,7 @@ pub struct Packets {
     pub ack_dropped: Counts,
     pub cookie_ack_accepted: u64,
     pub cookie_ack_invalid: u64,
+    pub cookie_ack_unused: u64,
 }
 
 /// `clients`

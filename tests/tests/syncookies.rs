@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use tracer_tests::namespace::{Family, Namespace, half_open, server_ends};
+use tracer_tests::namespace::{Family, Namespace, half_open, held_requests, server_ends};
 use tracer_tests::netstat::CHECKED;
 use tracer_tests::rawtcp::{Peer, Wire, addresses, await_synacks, syn_all};
 use tracer_tests::report::{Outcomes, counts};
@@ -184,5 +184,54 @@ fn a_fin_that_comes_when_the_server_has_forgotten_the_connection_is_no_attempt()
     let finished = session.finish()?;
     let outcomes = finished.report.totals.outcomes();
     assert_eq!((outcomes.attempts, outcomes.accepted, outcomes.pending), (1, 1, 0), "{outcomes:?}");
+    Ok(())
+}
+
+#[test]
+fn a_valid_cookie_beside_an_ordinary_request_of_the_same_client_makes_no_connection() -> Result<()> {
+    let namespace = Namespace::enter()?;
+    namespace.set("net/ipv4/tcp_synack_retries", "1")?;
+    let wire = Wire::open(&namespace)?;
+    let listener = Listen::new(4).on(Wire::server(Family::V4)).open()?;
+    let session = Session::start(&namespace, listener.port())?;
+
+    let requests = held_requests(4);
+    let mut others = Peer::several(&wire, listener.address(), 0, requests as u16);
+    syn_all(&others)?;
+    await_synacks(&mut others)?;
+    let mut client = Peer::new(&wire, listener.address(), 100);
+    client.syn()?;
+    assert!(client.take_synack()?);
+    let cookie = client.server_isn;
+    assert_eq!((session.kernel()?.get("SyncookiesSent"), half_open(listener.port())?), (1, requests));
+    // There is room again, and the SYN comes again, as it does where a cookie is under way for longer than a second.
+    others[0].ack()?;
+    client.syn()?;
+    assert!(client.take_synack()?);
+    assert_ne!(client.server_isn, cookie);
+    assert_eq!((session.kernel()?.get("SyncookiesSent"), half_open(listener.port())?), (1, requests));
+    // The client had the cookie first, and acknowledges that.
+    client.server_isn = cookie;
+    client.ack()?;
+    assert_eq!((listener.waiting()?, half_open(listener.port())?), (1, requests));
+    assert!(!client.was_reset()?);
+    let kernel = session.kernel()?;
+    assert_eq!(
+        kernel.nonzero(&CHECKED),
+        [("SyncookiesRecv", 1), ("SyncookiesSent", 1), ("TCPReqQFullDoCookies", 1)].into()
+    );
+    // The request in its way times out, as nobody acknowledges that; so do those of the others.
+    wait::until("the requests to expire", || Ok(half_open(listener.port())? == 0))?;
+
+    let finished = session.finish()?;
+    finished.expect(&Outcomes {
+        attempts: requests as u64 + 1,
+        pending: 1,
+        lost: counts([("syncookie-ack-dropped", 1), ("handshake-expired", requests as u64 - 1)]),
+        phantom: 1,
+        ..Outcomes::default()
+    })?;
+    assert_eq!(finished.lost("syncookie-ack-dropped"), [client.address].into());
+    assert_eq!(finished.report.totals.packets.cookie_ack_unused, 1);
     Ok(())
 }

@@ -17,7 +17,8 @@ pub enum EventKind {
     CookieSent = 2,
     /// A resent SYN of an attempt that is already watched was queued as a request.
     SynQueued = 3,
-    /// The segment that would have completed the handshake was dropped; `cause`.
+    /// The segment that would have completed the handshake was dropped; `cause`. `detail` is 1 if it returned a cookie and an
+    /// ordinary request of the same client was in its way, which stays.
     AckDropped = 4,
     /// An ACK came back from an attempt that was answered with a cookie, and is no valid one.
     CookieInvalid = 5,

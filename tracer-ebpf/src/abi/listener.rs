@@ -169,6 +169,8 @@ pub struct SlotCounters {
     pub cookie_acks: u64,
     /// ACKs that were no valid cookie.
     pub cookie_invalid: u64,
+    /// Valid cookies of which no connection came, though nothing was full.
+    pub cookie_unused: u64,
     /// Bare ACKs that `TCP_DEFER_ACCEPT` ignored.
     pub deferred: u64,
     /// SYNs dropped by the reserve rule; they are in `syn_dropped` too.
@@ -191,7 +193,7 @@ pub struct SlotCounters {
     pub wait: [u32; WAIT_BUCKETS],
 }
 
-const _: () = assert!(size_of::<SlotCounters>() == (18 + 2 * CAUSES + 2) * 8 + WAIT_BUCKETS * 4);
+const _: () = assert!(size_of::<SlotCounters>() == (19 + 2 * CAUSES + 2) * 8 + WAIT_BUCKETS * 4);
 const _: () = assert!(size_of::<Tuple>().is_multiple_of(4));
 
 #[cfg(test)]

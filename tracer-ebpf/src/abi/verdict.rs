@@ -73,6 +73,11 @@ pub enum Ack {
     },
     /// No valid cookie; the client is sent a RST.
     InvalidCookie,
+    /// A valid cookie of which no connection came, though nothing was full, and no drop is counted. Either an ordinary request of
+    /// the same client is in the way (its SYN was answered with a cookie, and when it came again there was room): the new
+    /// connection finds that in the table and is given up (`inet_ehash_nolisten()`, `found_dup_sk`). Or there was no memory or no
+    /// route.
+    UnusedCookie,
     /// Ignored until data arrives (`TCP_DEFER_ACCEPT`): a delay, not a loss.
     Deferred,
     /// The request was removed because of what the segment carried.
@@ -105,8 +110,7 @@ pub fn ack(deltas: &Deltas) -> Ack {
         return Ack::RequestReset;
     }
     if cookie {
-        // The cookie was good and no child came of it, without an overflow: no memory or no route.
-        return Ack::Dropped { cause: Cause::NoMemory, reset: false };
+        return Ack::UnusedCookie;
     }
     Ack::Other
 }
@@ -185,6 +189,10 @@ mod tests {
         let no_memory = Ack::Dropped { cause: Cause::NoMemory, reset: false };
         assert_eq!(ack(&deltas(&[ListenDrops])), no_memory);
         assert_eq!(ack(&deltas(&[SyncookiesRecv, ListenDrops])), no_memory);
-        assert_eq!(ack(&deltas(&[SyncookiesRecv])), no_memory);
+    }
+
+    #[test]
+    fn a_valid_cookie_that_raises_nothing_else_made_no_connection() {
+        assert_eq!(ack(&deltas(&[Counter::SyncookiesRecv])), Ack::UnusedCookie);
     }
 }

@@ -345,6 +345,12 @@ fn acknowledged(phase: Phase, segment: &Segment, deltas: &Deltas, slot: u32, sk:
                 queues(e, Some(sk));
             });
         }
+        Ack::UnusedCookie => {
+            if phase == Phase::Counting {
+                counters.cookie_unused += 1;
+            }
+            return unused_cookie(segment, deltas, slot, sk);
+        }
         Ack::InvalidCookie => {
             if phase == Phase::Earlier {
                 return Some(());
@@ -361,6 +367,30 @@ fn acknowledged(phase: Phase, segment: &Segment, deltas: &Deltas, slot: u32, sk:
         }
         Ack::RequestReset => return reset(phase, segment, deltas, slot),
     }
+    Some(())
+}
+
+/// A valid cookie of which no connection came, though nothing was full.
+#[inline(always)]
+fn unused_cookie(segment: &Segment, deltas: &Deltas, slot: u32, sk: Sock) -> Option<()> {
+    // Every cookie sent while counting is watched: another was sent before.
+    let known = watch::find(&segment.tuple)?;
+    if known.state & (state::EARLIER | state::QUEUED) != 0 {
+        return Some(());
+    }
+    let shadowed = known.state & state::HALF_OPEN != 0;
+    let cause = if shadowed { Cause::SyncookieAckDropped } else { Cause::NoMemory };
+    known.state |= state::TROUBLED | state::ANSWERED | state::STAGE_ACK;
+    known.cause = cause as u8;
+    emit(EventKind::AckDropped, &segment.tuple, |e| {
+        e.isn = known.isn;
+        e.slot = slot;
+        e.cause = cause as u8;
+        e.flags = flag::COOKIE;
+        e.detail = shadowed as u32;
+        e.deltas = *deltas;
+        queues(e, Some(sk));
+    });
     Some(())
 }
 

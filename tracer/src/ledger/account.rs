@@ -74,6 +74,8 @@ pub struct Packets {
     pub cookie_ack_accepted: u64,
     /// ACKs that were no valid cookie.
     pub cookie_ack_invalid: u64,
+    /// Valid cookies of which no connection came, though nothing was full: an ordinary request of the same client was in the way.
+    pub cookie_ack_unused: u64,
 }
 
 /// The ledger of one listener, or of all. `attempts = accepted + pending + lost.total()`, always.
@@ -146,6 +148,7 @@ impl Add for Account {
         p.ack_dropped += o.ack_dropped;
         p.cookie_ack_accepted += o.cookie_ack_accepted;
         p.cookie_ack_invalid += o.cookie_ack_invalid;
+        p.cookie_ack_unused += o.cookie_ack_unused;
         self.unlisted += other.unlisted;
         self.inconsistent += other.inconsistent;
         self

@@ -359,5 +359,6 @@ fn packets(totals: &SlotTotals) -> Packets {
         ack_dropped: ByCause(totals.ack_dropped),
         cookie_ack_accepted: totals.cookie_acks,
         cookie_ack_invalid: totals.cookie_invalid,
+        cookie_ack_unused: totals.cookie_unused,
     }
 }

@@ -231,7 +231,8 @@ impl Entry {
             EventKind::AckDropped if !over => {
                 let reset = event.flags & flag::RESET != 0;
                 let cookie = event.flags & flag::COOKIE != 0 || cause == Cause::SyncookieAckDropped;
-                self.go(if reset || cookie { Phase::Gone } else { Phase::HalfOpen }, fixed);
+                let request_stays = !reset && (!cookie || event.detail == 1);
+                self.go(if request_stays { Phase::HalfOpen } else { Phase::Gone }, fixed);
                 self.marks |= mark::ANSWERED;
                 if self.trouble(cause, Stage::Ack, time) && reset {
                     self.marks |= mark::RESET;

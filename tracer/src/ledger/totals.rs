@@ -39,6 +39,9 @@ pub struct SlotTotals {
     pub cookie_acks: u64,
     /// ACKs that were no valid cookie.
     pub cookie_invalid: u64,
+    /// Valid cookies of which no connection came, though nothing was full.
+    #[serde(default)]
+    pub cookie_unused: u64,
     /// Bare ACKs that `TCP_DEFER_ACCEPT` ignored.
     pub deferred: u64,
     /// SYNs dropped by the reserve rule.
@@ -94,6 +97,7 @@ impl SlotTotals {
             (&mut self.dead_on_arrival, cpu.dead_on_arrival),
             (&mut self.cookie_acks, cpu.cookie_acks),
             (&mut self.cookie_invalid, cpu.cookie_invalid),
+            (&mut self.cookie_unused, cpu.cookie_unused),
             (&mut self.deferred, cpu.deferred),
             (&mut self.reserve, cpu.reserve),
             (&mut self.children_reset, cpu.children_reset),
@@ -191,6 +195,7 @@ mod tests {
             dead_on_arrival: 0,
             cookie_acks: 0,
             cookie_invalid: 0,
+            cookie_unused: 0,
             deferred: 0,
             reserve: 0,
             children_reset: 0,

@@ -1,6 +1,6 @@
 //! Loading and attaching.
 
-use std::{io::Read, sync::Arc};
+use std::io::Read;
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -73,7 +73,6 @@ pub struct Probe {
     pub(super) cpus: Vec<usize>,
     pub(super) slots: u32,
     pub(super) choice: Choice,
-    btf: Arc<Btf>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -89,7 +88,7 @@ pub struct Survey {
 
 /// What is the same for every way of attaching.
 struct Ground {
-    btf: Arc<Btf>,
+    btf: Btf,
     /// Where `tcp_rcv_state_process`, `reqsk_timer_handler`, `tcp_v4_rcv`, `tcp_v6_rcv` and `nf_hook_slow` begin and end.
     functions: [(u64, u64); 5],
 }
@@ -104,7 +103,7 @@ impl Ground {
             [(0, 0); 3]
         };
         let btf = Btf::from_sys_fs().map_err(|e| ProbeError::Object(e.to_string()))?;
-        Ok(Ground { btf: Arc::new(btf), functions: [rcv, timer, v4, v6, netfilter] })
+        Ok(Ground { btf, functions: [rcv, timer, v4, v6, netfilter] })
     }
 }
 
@@ -236,14 +235,13 @@ impl Probe {
         for (i, word) in settings.ports.iter().enumerate().filter(|(_, w)| **w != 0) {
             traced.set(i as u32, word, 0).map_err(|e| ProbeError::Map { map: "TRACED", reason: e.to_string() })?;
         }
-        let mut probe =
-            Probe { ebpf, cpus, slots: settings.bounds.slots, btf: ground.btf.clone(), logger: None, choice };
+        let mut probe = Probe { ebpf, cpus, slots: settings.bounds.slots, logger: None, choice };
         if probe.choice.needs_tracefs() {
             ensure_tracefs(host)?;
         }
         for hook in HOOKS {
             let Ok(way) = probe.choice.way(hook) else { continue };
-            if let Err((reason, entirely)) = probe.take_way(way)? {
+            if let Err((reason, entirely)) = probe.take_way(way, &ground.btf)? {
                 let choice = Box::new(probe.choice.clone());
                 return Err(Failed::Way { hook, reason, entirely, choice });
             }
@@ -251,7 +249,7 @@ impl Probe {
         let refused =
             |program| move |e: ProgramError| ProbeError::Refused { hook: "control", program, reason: reason(&e) };
         let iter: &mut Iter = typed(&mut probe.ebpf, "iter_tcp")?;
-        iter.load("tcp", &probe.btf).map_err(refused("iter_tcp"))?;
+        iter.load("tcp", &ground.btf).map_err(refused("iter_tcp"))?;
         let control: &mut RawTracePoint = typed(&mut probe.ebpf, "control")?;
         control.load().map_err(refused("control"))?;
         Ok(probe)
@@ -259,12 +257,12 @@ impl Probe {
 
     /// Loads and attaches the programs of a hook's best way; the inner error is the kernel's refusal, and whether it concerns the
     /// whole flavour.
-    fn take_way(&mut self, way: &'static Way) -> Result<Result<(), (String, bool)>, ProbeError> {
+    fn take_way(&mut self, way: &'static Way, btf: &Btf) -> Result<Result<(), (String, bool)>, ProbeError> {
         for (at, (name, point)) in way.programs.iter().enumerate() {
             // One program can go to several places.
             let is_loaded = way.programs[..at].iter().any(|(earlier, _)| earlier == name);
             let program = program(&mut self.ebpf, name)?;
-            let (what, error) = match if is_loaded { Ok(()) } else { load(program, *point, &self.btf) } {
+            let (what, error) = match if is_loaded { Ok(()) } else { load(program, *point, btf) } {
                 Err(e) => (format!("the kernel refused program {name}"), e),
                 Ok(()) => match attach(program, *point) {
                     Err(e) => (format!("cannot attach to {}", point.place()), e),

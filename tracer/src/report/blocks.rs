@@ -195,6 +195,7 @@ fn packets(account: &Account, page: &mut String) {
         (p.ack_dropped.total(), "final ACKs dropped"),
         (p.cookie_ack_accepted, "cookies accepted"),
         (p.cookie_ack_invalid, "invalid cookies"),
+        (p.cookie_ack_unused, "valid cookies beside a request"),
     ] {
         if n > 0 {
             parts.push(format!("{} {what}", count(n)));

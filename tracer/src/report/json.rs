@@ -227,6 +227,7 @@ struct Packets {
     ack_dropped: Causes,
     cookie_ack_accepted: u64,
     cookie_ack_invalid: u64,
+    cookie_ack_unused: u64,
 }
 
 struct Causes(ByCause);
@@ -399,6 +400,7 @@ impl Ledger {
                 ack_dropped: Causes(packets.ack_dropped),
                 cookie_ack_accepted: packets.cookie_ack_accepted,
                 cookie_ack_invalid: packets.cookie_ack_invalid,
+                cookie_ack_unused: packets.cookie_ack_unused,
             },
         }
     }
