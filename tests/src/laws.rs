@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::netstat::{CHECKED, Netstat};
-use crate::report::{ClientProcess, Counts, Event, Ledger, Report};
+use crate::report::{ClientEnd, ClientProcess, Counts, Event, Ledger, Report};
 
 /// The causes of the contract.
 pub const CAUSES: [&str; 13] = [
@@ -80,7 +80,7 @@ pub fn laws(report: &Report) -> Vec<String> {
 
 /// Every disagreement between a report's summary and its event lines.
 #[must_use]
-pub fn event_laws(report: &Report, events: &[Event]) -> Vec<String> {
+pub fn event_laws(report: &Report, events: &[Event], ends: &[ClientEnd]) -> Vec<String> {
     let mut broken = Violations::default();
     let mut counted: BTreeMap<&str, Counts> = BTreeMap::new();
     for line in events {
@@ -102,6 +102,19 @@ pub fn event_laws(report: &Report, events: &[Event]) -> Vec<String> {
     }
     let phantoms = events.iter().filter(|line| line.event == "lost" && line.phantom).count();
     broken.equal("phantom lines", phantoms as u64, report.totals.phantom);
+    let mut ended: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for line in ends {
+        *ended.entry((&line.event, &line.by)).or_default() += 1;
+        broken.expect((line.by == "signal") == line.signal.is_some(), || format!("a signal or none: {line:?}"));
+        broken.expect((0.0..=report.window.seconds).contains(&line.at_seconds), || {
+            format!("an end outside the window: {line:?}")
+        });
+    }
+    for ((event, by), lines) in ended {
+        let totals = if event == "fin" { &report.clients.fins } else { &report.clients.resets };
+        let all = totals.as_ref().and_then(|it| it.get(by)).copied().unwrap_or(0);
+        broken.expect(lines <= all, || format!("{lines} lines of {event} by {by}, {all} in all"));
+    }
     broken.0
 }
 

@@ -13,6 +13,7 @@
 //! | [`netstat`] | the `TcpExt` counters of the calling thread's namespace |
 //! | [`traffic`] | listeners with an exact backlog, non-blocking clients that can be asked for their state |
 //! | [`rawtcp`] | handshakes by hand, from addresses that no host owns |
+//! | [`path`] | a long path between clients and server in two namespaces: delay, loss, and what crossed it |
 //! | [`workload`] | traffic that more than one scenario needs |
 //! | [`load`] | many connections at once |
 //! | [`tracer`] | the program under test: start, readiness, marks, stop, outcome |
@@ -23,6 +24,7 @@
 //! | [`report`] | a typed view of its JSON |
 //! | [`laws`] | what has to hold in every report, whatever the traffic |
 //! | [`session`] | all of these around one workload |
+//! | [`notes`] | the field notes: their two programs as processes, and their counts beside the tracer's |
 //!
 //! The program under test is `$TRACER_BIN`, else the workspace's
 //! `target/release/tracer`. Nothing here skips: without root, without a TUN
@@ -35,6 +37,8 @@ pub mod load;
 pub mod namespace;
 mod netfilter;
 pub mod netstat;
+pub mod notes;
+pub mod path;
 pub mod rawtcp;
 pub mod report;
 pub mod session;

@@ -272,6 +272,40 @@ impl Event {
     }
 }
 
+/// A line of `--format events` that tells who ended a client.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the names are the report's")]
+pub struct ClientEnd {
+    /// `fin` or `reset`.
+    pub event: String,
+    pub at_seconds: f64,
+    pub by: String,
+    pub signal: Option<u32>,
+    pub client: IpAddr,
+    pub client_port: u16,
+    pub pid: u32,
+    pub comm: String,
+}
+
+impl ClientEnd {
+    /// The client's address and port.
+    #[must_use]
+    pub fn client_address(&self) -> SocketAddr {
+        canonical(SocketAddr::new(self.client, self.client_port))
+    }
+}
+
+/// What `--format events` wrote.
+#[derive(Debug, Clone)]
+pub struct Lines {
+    /// The lines of lost and late connections.
+    pub events: Vec<Event>,
+    /// The lines of clients that a process ended.
+    pub ends: Vec<ClientEnd>,
+    /// The summary.
+    pub report: Report,
+}
+
 /// What a ledger says about connections, without the packet counts and the
 /// causes that did not occur: the part that a scenario states in full.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -352,15 +386,21 @@ impl Report {
 ///
 /// # Errors
 /// Fails when a line is not JSON of the contract's form.
-pub fn parse_events(text: &str) -> Result<(Vec<Event>, Report)> {
+pub fn parse_events(text: &str) -> Result<Lines> {
     ensure!(text.ends_with('\n'), "the last line is not complete: {text:?}");
     let mut lines: Vec<_> = text.lines().collect();
     let summary = lines.pop().context("no output at all")?;
-    let events = lines
-        .into_iter()
-        .map(|line| serde_json::from_str(line).with_context(|| format!("no event line: {line}")))
-        .collect::<Result<_>>()?;
-    Ok((events, Report::parse(summary)?))
+    let report = Report::parse(summary)?;
+    let mut told = Lines { events: Vec::new(), ends: Vec::new(), report };
+    for line in lines {
+        let odd = || format!("no event line: {line}");
+        let value: serde_json::Value = serde_json::from_str(line).with_context(odd)?;
+        match value["event"].as_str() {
+            Some("fin" | "reset") => told.ends.push(serde_json::from_value(value).with_context(odd)?),
+            _ => told.events.push(serde_json::from_value(value).with_context(odd)?),
+        }
+    }
+    Ok(told)
 }
 
 /// The clients of the `event` lines ("lost" or "late"), of one cause or of all.

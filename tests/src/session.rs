@@ -10,7 +10,7 @@ use crate::hidden::Evidence;
 use crate::laws::{event_laws, hidden_laws, kernel_laws, laws};
 use crate::namespace::Namespace;
 use crate::netstat::{CHECKED, Netstat};
-use crate::report::{Event, ListenerReport, Outcomes, Report, clients_of, parse_events};
+use crate::report::{ClientEnd, Event, Lines, ListenerReport, Outcomes, Report, clients_of, parse_events};
 use crate::tracer::{Output, Start, Tracer};
 
 /// The flavour under test, if one is forced: `TRACER_HOOKS`, as `cargo xtask vm` sets it.
@@ -141,7 +141,7 @@ impl Session {
         let code = outcome.code()?;
         ensure!(code == 0, "the tracer ended with {code}: {}", outcome.stderr);
         let text = self.output.read().with_context(|| outcome.stderr.clone())?;
-        let (events, report) = parse_events(&text).with_context(|| outcome.stderr.clone())?;
+        let Lines { events, ends, report } = parse_events(&text).with_context(|| outcome.stderr.clone())?;
         ensure!(outcome.stdout.is_empty(), "stdout is not empty: {}", outcome.stdout);
 
         let mut broken = laws(&report);
@@ -160,7 +160,7 @@ impl Session {
         );
         let (netns, port) = (self.netns, self.port);
         let (hidden, evidence) = (outcome.hidden.events(), outcome.hidden);
-        Ok(Finished { report, events, hidden, netns, port, stderr: outcome.stderr, evidence })
+        Ok(Finished { report, events, ends, hidden, netns, port, stderr: outcome.stderr, evidence })
     }
 }
 
@@ -171,6 +171,8 @@ pub struct Finished {
     pub report: Report,
     /// The lines before it.
     pub events: Vec<Event>,
+    /// Who ended the clients of troubled connections.
+    pub ends: Vec<ClientEnd>,
     /// The tracer's messages.
     pub stderr: String,
     /// How many events the kernel may have hidden from the tracer. It was not, if this is 0.
@@ -195,7 +197,7 @@ impl Finished {
         );
         let unattributed = self.report.totals.lost_by("unattributed");
         ensure!(unattributed == 0, "{unattributed} unattributed: {:#?}\n{hidden}", self.report.totals);
-        let broken = event_laws(&self.report, &self.events);
+        let broken = event_laws(&self.report, &self.events, &self.ends);
         ensure!(broken.is_empty(), "{broken:#?}\n{:#?}\n{hidden}", self.report);
         Ok(self)
     }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use tracer_tests::namespace::Namespace;
-use tracer_tests::report::{Outcomes, Report, counts, parse_events};
+use tracer_tests::report::{Lines, Outcomes, Report, counts, parse_events};
 use tracer_tests::tracer::{Outcome, Output, Start, Tracer};
 use tracer_tests::traffic::{Fleet, Listen, Listener, State};
 use tracer_tests::wait;
@@ -224,7 +224,7 @@ fn the_human_report_and_the_event_lines_go_to_stdout_and_messages_do_not() -> Re
         let outcome = tracer.stop()?;
         assert_eq!(outcome.code()?, 0, "{}", outcome.stderr);
         if format == "events" {
-            let (events, report) = parse_events(&outcome.stdout)?;
+            let Lines { events, report, .. } = parse_events(&outcome.stdout)?;
             assert_eq!(events.len(), 2);
             assert_eq!(report.totals.outcomes(), two_lost_of_six());
         } else {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use tracer_tests::namespace::Namespace;
-use tracer_tests::report::{Outcomes, counts, parse_events};
+use tracer_tests::report::{Lines, Outcomes, counts, parse_events};
 use tracer_tests::session::{Scope, Session};
 use tracer_tests::tracer::Start;
 use tracer_tests::traffic::Listen;
@@ -28,11 +28,12 @@ fn a_recording_replays_to_the_same_ledger_and_the_same_lines() -> Result<()> {
 
     let outcome = Start::inside()?.args(["replay", path, "--format", "events"]).spawn()?.wait()?;
     assert_eq!(outcome.code()?, 0, "{}", outcome.stderr);
-    let (events, report) = parse_events(&outcome.stdout)?;
+    let Lines { events, ends, report } = parse_events(&outcome.stdout)?;
     assert_eq!(format!("{:?}", report.totals), format!("{:?}", live.report.totals));
     assert_eq!(format!("{:?}", report.listeners), format!("{:?}", live.report.listeners));
     assert_eq!(format!("{:?}", report.check), format!("{:?}", live.report.check));
     assert_eq!(format!("{events:?}"), format!("{:?}", live.events));
+    assert_eq!(format!("{ends:?}"), format!("{:?}", live.ends));
     Ok(())
 }
 

@@ -73,8 +73,9 @@ pub(crate) fn emit(kind: EventKind, tuple: &Tuple, fill: impl FnOnce(&mut Event)
     event.tuple = *tuple;
     event.kind = kind as u8;
     fill(event);
-    // One wake-up for many events: the reader also looks on its own several times a second.
-    let wake = RING.query(BPF_RB_AVAIL_DATA as u64) >= config!(wake_bytes) as u64;
+    // One wake-up for many events: the reader also looks on its own several times a second. The end of a process is a mark, whose
+    // counts are those of when it is read.
+    let wake = kind == EventKind::ProcessExited || RING.query(BPF_RB_AVAIL_DATA as u64) >= config!(wake_bytes) as u64;
     entry.submit(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP } as u64);
     true
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod build_ebpf;
+mod field_notes;
 mod host;
 mod test;
 mod trim_btf;
@@ -25,6 +26,8 @@ enum Command {
     BuildEbpf(build_ebpf::Options),
     /// Set up, build and run every test of the workspace (root is needed for those on the running kernel)
     Test(test::Options),
+    /// Make the field notes' traffic again and show the tracer's numbers beside those of its programs
+    FieldNotes(field_notes::Options),
     /// Run the scenarios on other kernels, in virtual machines, or get a shell in one
     Vm(vm::Options),
     /// Write the part of a kernel's type information (BTF) that tracer reads, for tests that need no such kernel
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         match Cli::parse().command {
             Command::BuildEbpf(options) => build_ebpf::run(&options),
             Command::Test(options) => test::run(&options),
+            Command::FieldNotes(options) => field_notes::run(&options),
             Command::Vm(options) => vm::run(&options),
             Command::TrimBtf(options) => trim_btf::run(&options),
         }

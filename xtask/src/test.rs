@@ -17,7 +17,7 @@ use anyhow::{Context as _, bail, ensure};
 use crate::{host, vm};
 
 /// The package of the scenarios.
-const SCENARIOS: &str = "tracer-tests";
+pub(crate) const SCENARIOS: &str = "tracer-tests";
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -63,7 +63,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// The tracer reads its tracepoints' ids there and mounts it where it is not mounted; the kernel has to have it.
-fn check_tracefs() -> anyhow::Result<()> {
+pub(crate) fn check_tracefs() -> anyhow::Result<()> {
     let filesystems = fs::read_to_string("/proc/filesystems").context("cannot read /proc/filesystems")?;
     ensure!(has_tracefs(&filesystems), "this kernel has no tracefs (CONFIG_TRACING); run the tests on one that has it");
     Ok(())
@@ -74,7 +74,7 @@ fn has_tracefs(filesystems: &str) -> bool {
 }
 
 /// Builds the program under test as users do and returns its path.
-fn build_tracer() -> anyhow::Result<PathBuf> {
+pub(crate) fn build_tracer() -> anyhow::Result<PathBuf> {
     println!("building tracer");
     let mut build = host::cargo();
     build.args(["build", "--release", "--package", "tracer", "--message-format", "json-render-diagnostics"]);

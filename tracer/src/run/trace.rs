@@ -291,7 +291,8 @@ impl Run {
     fn report(mut self, ended_by: Ending, command: Option<CommandFacts>, sink: &mut Sink) -> Result<Report> {
         self.session.end()?;
         self.drain(sink)?;
-        let marks = std::mem::take(&mut self.marks);
+        let mut marks = std::mem::take(&mut self.marks);
+        marks.sort_by_key(|mark| mark.at_ns);
         let ports = std::mem::take(&mut self.ports_in_use);
         let reasons = std::mem::take(&mut self.reasons);
         let facts = self.session.facts(ended_by, command, marks, ports, reasons.into_iter(), self.ring.unreadable)?;

@@ -14,6 +14,8 @@ const PROFILE: &str = "guest";
 pub(super) struct Programs {
     pub(super) init: PathBuf,
     pub(super) tracer: PathBuf,
+    /// The programs of the field notes, which scenarios run.
+    pub(super) load: PathBuf,
     pub(super) scenarios: Vec<Scenario>,
 }
 
@@ -33,14 +35,21 @@ pub(super) fn build(only: &[String]) -> anyhow::Result<Programs> {
     let mut tests = vec!["test", "--no-run", "--profile", PROFILE, "--package", "tracer-tests"];
     let which = if only.is_empty() { &["*".to_owned()] } else { only };
     which.iter().for_each(|name| tests.extend(["--test", name]));
-    let mut scenarios = executables(&cargo(&tests)?, "test");
+    // With the scenarios come the programs of their package.
+    let tests = cargo(&tests)?;
+    let mut scenarios = executables(&tests, "test");
     scenarios.sort_by(|one, other| one.name.cmp(&other.name));
     ensure!(!scenarios.is_empty(), "package tracer-tests has no scenarios");
     let program = |messages: &str, name: &str| {
         let found = executables(messages, "bin").into_iter().find(|it| it.name == name);
         found.map(|it| it.path).with_context(|| format!("cargo built no executable {name}"))
     };
-    Ok(Programs { init: program(&init, "guest-init")?, tracer: program(&tracer, "tracer")?, scenarios })
+    Ok(Programs {
+        init: program(&init, "guest-init")?,
+        tracer: program(&tracer, "tracer")?,
+        load: program(&tests, "tracer-load")?,
+        scenarios,
+    })
 }
 
 fn cargo(arguments: &[&str]) -> anyhow::Result<String> {
@@ -80,10 +89,13 @@ mod tests {
     fn scenarios_are_the_executables_of_test_targets() {
         let messages = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"libc"},"executable":null}
 {"reason":"compiler-artifact","target":{"kind":["lib"],"name":"tracer_tests"},"executable":"/t/debug/deps/tracer_tests-1"}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"tracer-load"},"executable":"/t/debug/tracer-load"}
 {"reason":"compiler-artifact","target":{"kind":["test"],"name":"expiry"},"executable":"/t/debug/deps/expiry-2"}
 {"reason":"build-finished","success":true}"#;
         let expected = [Scenario { name: "expiry".into(), path: "/t/debug/deps/expiry-2".into() }];
         assert_eq!(executables(messages, "test"), expected);
-        assert_eq!(executables(messages, "bin"), []);
+        let expected = [Scenario { name: "tracer-load".into(), path: "/t/debug/tracer-load".into() }];
+        assert_eq!(executables(messages, "bin"), expected);
+        assert_eq!(executables(messages, "example"), []);
     }
 }

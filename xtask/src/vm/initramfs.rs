@@ -10,7 +10,10 @@ use super::{build::Programs, cpio::Archive, modules::Module};
 /// Where the tracer is.
 pub(super) const TRACER: &str = "/bin/tracer";
 
-/// What scenarios run besides the tracer.
+/// Where the field notes' programs are.
+pub(super) const LOAD: &str = "/bin/tracer-load";
+
+/// What scenarios run besides these.
 const APPLETS: [&str; 2] = ["sh", "true"];
 
 /// Where a scenario's binary is.
@@ -37,6 +40,7 @@ pub(super) fn common(programs: &Programs, busybox: &Path, modules: &[Module]) ->
         archive.symlink(&format!("bin/{applet}"), "busybox");
     }
     archive.file(TRACER, &program(&programs.tracer)?);
+    archive.file(LOAD, &program(&programs.load)?);
     for scenario in &programs.scenarios {
         archive.file(&scenario_path(&scenario.name), &program(&scenario.path)?);
     }

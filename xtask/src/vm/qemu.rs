@@ -37,6 +37,8 @@ pub(super) struct Guest {
     pub(super) directory: PathBuf,
     /// The longest that the guest may be silent.
     pub(super) patience: Duration,
+    /// CPUs that it has.
+    pub(super) cpus: usize,
 }
 
 /// How a guest ended.
@@ -127,11 +129,12 @@ pub(super) fn interact(guest: &Guest, accelerator: Accelerator) -> anyhow::Resul
 
 fn machine(guest: &Guest, accelerator: Accelerator) -> Command {
     let mut command = Command::new(host::find_program(QEMU).unwrap_or_else(|| PathBuf::from(QEMU)));
-    // A guest must not outlive this program, however that ends: it would keep two CPUs busy.
+    // A guest must not outlive this program, however that ends: it would keep its CPUs busy.
     let die_with_parent = || Ok(set_parent_process_death_signal(Some(Signal::TERM))?);
     // SAFETY: the closure makes one system call and allocates nothing, which is all that is allowed between fork and exec.
     unsafe { command.pre_exec(die_with_parent) };
-    command.args(["-no-user-config", "-nodefaults", "-machine", "pc", "-display", "none", "-m", "1024", "-smp", "2"]);
+    command.args(["-no-user-config", "-nodefaults", "-machine", "pc", "-display", "none", "-m", "1024"]);
+    command.arg("-smp").arg(guest.cpus.to_string());
     match accelerator {
         Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
         // With cmpxchg16b emulated, 6.12 crashes under load.

@@ -1,0 +1,74 @@
+//! The two programs of the field notes: a server that counts what `accept()` returns, and clients that open long-lived
+//! connections from many threads.
+//!
+//! Both tell what they have done as lines of JSON on stdout, when a line on stdin asks for it. They know nothing of the tracer:
+//! their own counts are what its report is held against.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Serialize;
+
+mod client;
+mod server;
+
+#[derive(Parser)]
+#[command(name = "tracer-load", about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Accept, write 256 bytes to each connection, and hold it open until the client ends it
+    ///
+    /// Prints `listening PORT` when it listens. On stdin, `count` and `report` ask for the counts of now, without and with
+    /// the clients' addresses; `go` takes back --stop-after; the end of stdin asks for the last report and ends the program.
+    Server(server::Options),
+    /// Open connections from many threads, each one after the other, and keep them
+    ///
+    /// Prints a report when all threads are through. On stdin, `count` asks for the counts of now; and when the threads are
+    /// through, `look` for the connections still open, `shutdown` and `close` do just that to each. The end of stdin ends
+    /// the program, which leaves what is open to the kernel, as SIGINT does.
+    Client(client::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().role {
+        Role::Server(options) => server::run(options),
+        Role::Client(options) => client::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Lets this process have as many descriptors as it wants, or as many as it may. Returns how many each table may hold.
+fn raise_descriptor_limit(wanted: u64) -> Result<u64> {
+    let maximum = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let raised = Rlimit { current: Some(wanted), maximum: Some(wanted.max(maximum)) };
+    // Only with CAP_SYS_RESOURCE beyond the hard limit; without it, threads have tables of their own.
+    if wanted > maximum && setrlimit(Resource::Nofile, raised).is_ok() {
+        return Ok(wanted);
+    }
+    let current = wanted.min(maximum);
+    let limit = Rlimit { current: Some(current), maximum: getrlimit(Resource::Nofile).maximum };
+    setrlimit(Resource::Nofile, limit).context("cannot raise the limit of descriptors")?;
+    Ok(current)
+}
+
+/// Prints one line of JSON, and lets it go at once.
+fn tell(report: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_string(report).context("cannot write a report")?;
+    line.push('\n');
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to stdout")
+}

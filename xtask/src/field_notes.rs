@@ -1,0 +1,82 @@
+//! `cargo xtask field-notes`: makes the field notes' traffic again and shows what the tracer says beside what the programs counted.
+//!
+//! The notes are scenarios of package `tracer-tests` (`tests/tests/field_notes.rs`), small by default; `--full` makes as many
+//! connections as the notes did, which takes minutes for each. Like all scenarios they need root.
+
+use std::process::Command;
+
+use anyhow::ensure;
+use clap::value_parser;
+
+use crate::{host, test};
+
+/// The notes that the scenarios re-create.
+const FIRST: u8 = 1;
+const LAST: u8 = 6;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Which notes, all if none is named
+    #[arg(value_name = "N", value_parser = value_parser!(u8).range(i64::from(FIRST)..=i64::from(LAST)))]
+    notes: Vec<u8>,
+    /// With the notes' own numbers of threads and connections
+    #[arg(long)]
+    full: bool,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    test::check_tracefs()?;
+    ensure!(host::is_root(), "the scenarios trace the kernel; run: sudo -E cargo xtask field-notes");
+    let tracer = test::build_tracer()?;
+    let mut command = host::cargo();
+    command.args(["test", "--package", test::SCENARIOS, "--test", "field_notes", "--"]);
+    command.args(["--nocapture", "--test-threads=1"]).args(names(&options.notes)).env("TRACER_BIN", tracer);
+    scale(&mut command, options.full);
+    host::execute(&mut command)
+}
+
+/// What the names of these notes' scenarios begin with; none stands for all.
+fn names(notes: &[u8]) -> Vec<String> {
+    notes.iter().map(|note| format!("note_{note}_")).collect()
+}
+
+/// Says how much traffic is wanted. What the environment says by chance must not count.
+fn scale(command: &mut Command, full: bool) {
+    if full {
+        command.env("FIELD_NOTES", "full");
+    } else {
+        command.env_remove("FIELD_NOTES");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_known_by_the_beginning_of_its_scenarios_names() {
+        assert_eq!(names(&[1, 6]), ["note_1_", "note_6_"]);
+        assert_eq!(names(&[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_note_in_the_range_has_a_scenario() {
+        let scenarios = include_str!("../../tests/tests/field_notes.rs");
+        for note in FIRST..=LAST {
+            assert!(scenarios.contains(&format!("fn note_{note}_")), "note {note} has none");
+        }
+        assert!(!scenarios.contains(&format!("fn note_{}_", LAST + 1)), "note {} cannot be asked for", LAST + 1);
+    }
+
+    #[test]
+    fn the_scale_is_what_was_asked_for() {
+        let of = |full| {
+            let mut command = Command::new("cargo");
+            scale(&mut command, full);
+            let value = command.get_envs().find(|(name, _)| *name == "FIELD_NOTES").map(|(_, value)| value);
+            value.map(|value| value.map(|it| it.to_string_lossy().into_owned()))
+        };
+        assert_eq!(of(true), Some(Some("full".into())));
+        assert_eq!(of(false), Some(None));
+    }
+}
