@@ -148,7 +148,7 @@ fn compare_with_cookies(finished: &Finished, truth: &Truth, accepted: &[SocketAd
 }
 
 #[test]
-fn with_syncookies_a_long_path_makes_connections_that_only_the_client_knows_of() -> Result<()> {
+fn note_7_with_syncookies_a_long_path_makes_connections_that_only_the_client_knows_of() -> Result<()> {
     const THREADS: usize = 24;
     const CONNECTIONS: usize = 8;
     const ALL: usize = THREADS * CONNECTIONS;
@@ -235,7 +235,7 @@ fn with_syncookies_a_long_path_makes_connections_that_only_the_client_knows_of()
 }
 
 #[test]
-fn without_syncookies_a_long_path_fills_the_half_open_queue_and_connects_time_out() -> Result<()> {
+fn note_7_without_syncookies_a_long_path_fills_the_half_open_queue_and_connects_time_out() -> Result<()> {
     const THREADS: usize = 32;
     const CONNECTIONS: usize = 3;
     const ALL: usize = THREADS * CONNECTIONS;
@@ -331,7 +331,7 @@ fn without_syncookies_a_long_path_fills_the_half_open_queue_and_connects_time_ou
 }
 
 #[test]
-fn handshakes_expire_when_the_line_to_their_clients_is_cut() -> Result<()> {
+fn note_7_handshakes_expire_when_the_line_to_their_clients_is_cut() -> Result<()> {
     const CLIENTS: usize = 6;
     let namespace = Namespace::enter()?;
     namespace.set("net/ipv4/tcp_synack_retries", "1")?;
@@ -412,7 +412,7 @@ impl Program {
 }
 
 #[test]
-fn four_programs_use_up_the_ports_and_after_ctrl_c_of_three_syns_arrive_again() -> Result<()> {
+fn note_8_four_programs_use_up_the_ports_and_after_ctrl_c_of_three_syns_arrive_again() -> Result<()> {
     const PROGRAMS: usize = 4;
     const THREADS: usize = 2;
     const EACH: usize = 15;

@@ -58,7 +58,7 @@ fn tell(claim: &str, verdict: &str, numbers: &str) {
 }
 
 #[test]
-fn clients_that_acknowledge_at_once_fill_the_accept_queue_and_never_the_half_open_queue() -> Result<()> {
+fn note_9_clients_that_acknowledge_at_once_fill_the_accept_queue_and_never_the_half_open_queue() -> Result<()> {
     const MORE: u16 = 6;
     let namespace = Namespace::enter()?;
     let wire = Wire::open(&namespace)?;
@@ -112,7 +112,7 @@ fn clients_that_acknowledge_at_once_fill_the_accept_queue_and_never_the_half_ope
 }
 
 #[test]
-fn clients_that_acknowledge_late_fill_the_half_open_queue_first_and_the_rest_follows() -> Result<()> {
+fn note_9_clients_that_acknowledge_late_fill_the_half_open_queue_first_and_the_rest_follows() -> Result<()> {
     const COOKIES: u16 = ACCEPT_QUEUE + 3;
     const PHANTOMS: u16 = COOKIES - ACCEPT_QUEUE;
     const REFUSED: u16 = 4;
@@ -303,7 +303,7 @@ fn clients_that_acknowledge_late_fill_the_half_open_queue_first_and_the_rest_fol
 }
 
 #[test]
-fn a_client_is_connected_by_a_syn_ack_alone() -> Result<()> {
+fn note_9_a_client_is_connected_by_a_syn_ack_alone() -> Result<()> {
     let namespace = Namespace::enter()?;
     let wire = Wire::open(&namespace)?;
     let listener = Listen::new(BACKLOG.into()).open()?;

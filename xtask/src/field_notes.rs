@@ -1,7 +1,8 @@
 //! `cargo xtask field-notes`: makes the field notes' traffic again and shows what the tracer says beside what the programs counted.
 //!
-//! The notes are scenarios of package `tracer-tests` (`tests/tests/field_notes.rs`), small by default; `--full` makes as many
-//! connections as the notes did, which takes minutes for each. Like all scenarios they need root.
+//! The notes are scenarios of package `tracer-tests`, small by default; `--full` makes as many connections as notes 1 to 6 did, which
+//! takes minutes for each. Notes 7 to 9 have one size: the first two are about the path, the third is about single packets. Like all
+//! scenarios they need root.
 
 use std::process::Command;
 
@@ -12,7 +13,10 @@ use crate::{host, test};
 
 /// The notes that the scenarios re-create.
 const FIRST: u8 = 1;
-const LAST: u8 = 6;
+const LAST: u8 = 9;
+
+/// The files of `tests/tests` that have them.
+const FILES: [&str; 3] = ["field_notes", "field_note_7", "field_note_9"];
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -29,7 +33,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     ensure!(host::is_root(), "the scenarios trace the kernel; run: sudo -E cargo xtask field-notes");
     let tracer = test::build_tracer()?;
     let mut command = host::cargo();
-    command.args(["test", "--package", test::SCENARIOS, "--test", "field_notes", "--"]);
+    command.args(["test", "--package", test::SCENARIOS]).args(FILES.map(|file| format!("--test={file}"))).arg("--");
     command.args(["--nocapture", "--test-threads=1"]).args(names(&options.notes)).env("TRACER_BIN", tracer);
     scale(&mut command, options.full);
     host::execute(&mut command)
@@ -61,7 +65,12 @@ mod tests {
 
     #[test]
     fn every_note_in_the_range_has_a_scenario() {
-        let scenarios = include_str!("../../tests/tests/field_notes.rs");
+        let scenarios = [
+            include_str!("../../tests/tests/field_notes.rs"),
+            include_str!("../../tests/tests/field_note_7.rs"),
+            include_str!("../../tests/tests/field_note_9.rs"),
+        ]
+        .concat();
         for note in FIRST..=LAST {
             assert!(scenarios.contains(&format!("fn note_{note}_")), "note {note} has none");
         }

@@ -43,7 +43,7 @@ use table::Column;
 const MODULES: [&str; 4] = ["tun", "nf_tables", "inet_diag", "tcp_diag"];
 
 /// Scenarios that put the machine under load, or measure time: they run one test at a time, when the others are through.
-const ALONE: [&str; 2] = ["field_note_1", "load"];
+const ALONE: [&str; 4] = ["field_note_1", "field_note_7", "field_notes", "load"];
 
 /// How many tests run at a time otherwise: they mostly wait for the kernel's timers.
 ///
