@@ -93,8 +93,8 @@ pub(crate) static CPU: PerCpuArray<CpuState> = PerCpuArray::with_max_entries(1, 
 #[map]
 pub(crate) static GLOBALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Global::COUNT as u32, 0);
 
-/// When the collector had every CPU remember earlier connections, `CLOCK_MONOTONIC` nanoseconds: what was established
-/// before is earlier, without an entry in [`WATCH`].
+/// When the collector had seen every listener and half-open request, `CLOCK_MONOTONIC` nanoseconds: what was established before is
+/// earlier, without an entry in [`WATCH`].
 #[map]
 pub(crate) static EPOCH: Array<u64> = Array::with_max_entries(1, 0);
 

@@ -15,7 +15,15 @@ impl Probe {
     /// # Errors
     /// If the control program cannot be run.
     pub fn remember(&mut self) -> Result<(), ProbeError> {
-        self.on_each_cpu(&[(ControlOp::Remember, 0)])?;
+        self.on_each_cpu(&[(ControlOp::Remember, 0)])
+    }
+
+    /// All listeners and half-open requests have been seen: what was established by now is earlier. Not sooner: until its listener is
+    /// known, nobody remembers a connection that is established under way.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn stock_taken(&mut self) -> Result<(), ProbeError> {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
         let mut epoch: Array<_, u64> = map(&mut self.ebpf, "EPOCH")?;

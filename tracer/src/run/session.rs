@@ -106,6 +106,7 @@ impl Session {
                 Err(e) => unseen.push((namespace, e)),
             }
         }
+        probe.stock_taken()?;
         probe.count()?;
         let doubts = doubts(unseen);
         if log::max_level() >= log::LevelFilter::Debug {
