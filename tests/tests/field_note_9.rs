@@ -4,12 +4,12 @@
 //!
 //! | claim | asserted by |
 //! |---|---|
-//! | a. the half-open queue fills first | [`clients_that_acknowledge_at_once_fill_the_accept_queue_and_never_the_half_open_queue`], [`clients_that_acknowledge_late_fill_the_half_open_queue_first_and_the_rest_follows`] |
-//! | b. then cookies are sent and nothing is stored | the second |
-//! | c. a client counts itself connected on the SYN-ACK | [`a_client_is_connected_by_a_syn_ack_alone`] |
+//! | a. the half-open queue fills first | clients that acknowledge at once, and clients that acknowledge late |
+//! | b. then cookies are sent and nothing is stored | the late ones |
+//! | c. a client counts itself connected on the SYN-ACK | the client of a SYN-ACK alone |
 //! | d. SYNs are dropped outright while the accept queue is full | both of a |
-//! | e. final ACKs are dropped then, and the SYN-ACK is sent again until the request times out | the second |
-//! | f. for a cookie nothing is sent again | the second |
+//! | e. final ACKs are dropped then, and the SYN-ACK is sent again until the request times out | the late ones |
+//! | f. for a cookie nothing is sent again | the late ones |
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
