@@ -26,6 +26,14 @@ use crate::session::Finished;
 use crate::tracer::Start;
 use crate::{sys, wait};
 
+/// Lets Ctrl-C end this process, whatever it has inherited: what a shell starts in the background ignores SIGINT.
+///
+/// # Errors
+/// Fails when the kernel refuses.
+pub fn end_by_interrupts() -> Result<()> {
+    sys::default_interrupt().context("cannot give SIGINT its default")
+}
+
 /// How much of the notes' traffic is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {

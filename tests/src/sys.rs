@@ -9,6 +9,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+/// Gives SIGINT its default again: to end the process.
+pub(crate) fn default_interrupt() -> io::Result<()> {
+    // SAFETY: no handler is set, and none was that anybody could still want.
+    let before = unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Moves the calling thread into a new network namespace.
 pub(crate) fn unshare_network() -> io::Result<()> {
     // SAFETY: only CLONE_FILES makes `unshare` unsafe (descriptors of other

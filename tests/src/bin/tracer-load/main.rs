@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
+use tracer_tests::notes::end_by_interrupts;
 
 mod client;
 mod server;
@@ -38,10 +39,11 @@ enum Role {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().role {
+    let role = Cli::parse().role;
+    let outcome = end_by_interrupts().and_then(|()| match role {
         Role::Server(options) => server::run(options),
         Role::Client(options) => client::run(&options),
-    };
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
