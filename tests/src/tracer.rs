@@ -17,6 +17,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::hidden::{Evidence, Hidden};
 use crate::namespace::Namespace;
+use crate::sys;
 
 /// The longest that the tracer may take to become ready or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -133,6 +134,9 @@ impl<'a> Start<'a> {
             // which is all that is allowed between fork and exec.
             unsafe { self.command.pre_exec(enter) };
         }
+        // What a shell starts in the background ignores Ctrl-C, and so would the tracer until it handles it.
+        // SAFETY: the closure makes one system call and allocates nothing, which is all that is allowed between fork and exec.
+        unsafe { self.command.pre_exec(sys::default_interrupt) };
         self.command
             .stdin(Stdio::null())
             .stdout(self.stdout.take().unwrap_or_else(Stdio::piped))
