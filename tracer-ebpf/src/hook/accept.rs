@@ -161,7 +161,7 @@ fn returned(ctx: &TracePointContext) -> Option<()> {
     accepted(phase, listener, child)
 }
 
-/// Whether a connection that waits, or waited, for `accept()` began before counting did; forgets it if so.
+/// Whether a connection that waits, or waited, for `accept()` began before counting did.
 #[inline(always)]
 pub(super) fn is_earlier(child: Sock, tuple: &Tuple) -> bool {
     let epoch_us = match EPOCH.get(0) {
@@ -171,7 +171,6 @@ pub(super) fn is_earlier(child: Sock, tuple: &Tuple) -> bool {
     if let Some(known) = watch::find(tuple)
         && known.state & state::EARLIER != 0
     {
-        watch::forget(tuple);
         return true;
     }
     child.established_us() < epoch_us
@@ -187,6 +186,7 @@ pub(super) fn accepted(phase: Phase, listener: Sock, child: Sock) -> Option<()> 
         return None;
     }
     if is_earlier(child, &tuple) {
+        watch::forget(&tuple);
         return Some(());
     }
     let counters = slot_counters(slot)?;

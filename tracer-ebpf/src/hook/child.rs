@@ -180,12 +180,16 @@ pub(super) fn closed(phase: Phase, sk: Sock) -> Option<()> {
     let net = sk.net();
     let listed = listener::of_port(net, sk.local_port())?;
     let tuple: Tuple = sk.server_tuple(sk.local_port(), net.inum());
-    if super::accept::is_earlier(sk, &tuple) {
-        return None;
-    }
     // inet_csk_listen_stop() runs in the task that closed the listener; a client's RST in a softirq, or in whatever task.
     let slot = listener::closed_by(listed, net, tuple.port, &tuple.server, current().id);
     let listener_closed = slot != NO_LISTENER;
+    if super::accept::is_earlier(sk, &tuple) {
+        // What its client reset still waits, and is accepted dead: until then it has to be known as earlier.
+        if listener_closed {
+            watch::forget(&tuple);
+        }
+        return None;
+    }
     let slot = if listener_closed { slot } else { listener::find(listed, net, tuple.port, &tuple.server) };
     let counters = slot_counters(slot)?;
     if listener_closed {

@@ -261,7 +261,10 @@ fn reset(phase: Phase, segment: &Segment, deltas: &Deltas, slot: u32) -> Option<
     if let Some(ref known) = known
         && known.state & state::EARLIER != 0
     {
-        watch::forget(&segment.tuple);
+        // One outside the window leaves the request where it is.
+        if removed {
+            watch::forget(&segment.tuple);
+        }
         return Some(());
     }
     if phase == Phase::Earlier {
