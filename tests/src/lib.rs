@@ -13,6 +13,7 @@
 //! | [`netstat`] | the `TcpExt` counters of the calling thread's namespace |
 //! | [`traffic`] | listeners with an exact backlog, non-blocking clients that can be asked for their state |
 //! | [`rawtcp`] | handshakes by hand, from addresses that no host owns |
+//! | [`flood`] | SYNs of clients that do not exist |
 //! | [`path`] | a long path between clients and server in two namespaces: delay, loss, and what crossed it |
 //! | [`workload`] | traffic that more than one scenario needs |
 //! | [`load`] | many connections at once |
@@ -31,6 +32,7 @@
 //! device or without the program a scenario fails and says so.
 
 pub mod bpf;
+pub mod flood;
 pub mod hidden;
 pub mod laws;
 pub mod load;

@@ -95,7 +95,7 @@ impl Wire {
     /// # Errors
     /// Fails when the device does not take it.
     pub fn send(&self, segment: &Segment) -> Result<()> {
-        self.write(&encode(segment)?)
+        self.put(&encode(segment)?)
     }
 
     /// The same with a checksum that is wrong.
@@ -106,10 +106,11 @@ impl Wire {
         let mut packet = encode(segment)?;
         let checksum = packet.len() - tcp_length(segment) + CHECKSUM_AT;
         packet[checksum] ^= 0x55;
-        self.write(&packet)
+        self.put(&packet)
     }
 
-    fn write(&self, packet: &[u8]) -> Result<()> {
+    /// Puts one packet on the wire.
+    pub(crate) fn put(&self, packet: &[u8]) -> Result<()> {
         let written = (&self.device).write(packet).context("cannot write to the TUN device")?;
         ensure!(written == packet.len(), "the TUN device took only {written} bytes");
         Ok(())
@@ -311,7 +312,8 @@ fn tcp_length(segment: &Segment) -> usize {
     20 + options + segment.payload.len()
 }
 
-fn encode(segment: &Segment) -> Result<Vec<u8>> {
+/// The IP packet of a segment, with its checksums.
+pub(crate) fn encode(segment: &Segment) -> Result<Vec<u8>> {
     let length = tcp_length(segment);
     let header_words = (length - segment.payload.len()) / 4;
     let mut tcp = Vec::with_capacity(length);

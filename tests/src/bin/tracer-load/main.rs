@@ -1,19 +1,21 @@
 //! The two programs of the field notes: a server that counts what `accept()` returns, and clients that open long-lived
-//! connections from many threads.
+//! connections from many threads; and the loads of the benchmarks.
 //!
-//! Both tell what they have done as lines of JSON on stdout, when a line on stdin asks for it. They know nothing of the tracer:
+//! All tell what they have done as lines of JSON on stdout, when a line on stdin asks for it. They know nothing of the tracer:
 //! their own counts are what its report is held against.
 
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, Write as _};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tracer_tests::notes::end_by_interrupts;
 
+mod churn;
 mod client;
+mod flood;
 mod server;
 
 #[derive(Parser)]
@@ -36,6 +38,14 @@ enum Role {
     /// through, `look` for the connections still open, `shutdown` and `close` do just that to each. The end of stdin ends
     /// the program, which leaves what is open to the kernel, as SIGINT does.
     Client(client::Options),
+    /// Open, accept and close connections in a namespace of this process's own, and say how long it took
+    ///
+    /// Prints `ready` when the tracers can be started, and begins with the first line of stdin.
+    Churn(churn::Options),
+    /// Send SYNs of clients that do not exist, in a namespace of this process's own, and say how long it took
+    ///
+    /// Prints `ready` when the tracers can be started, and begins with the first line of stdin.
+    Flood(flood::Options),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +53,8 @@ fn main() -> ExitCode {
     let outcome = end_by_interrupts().and_then(|()| match role {
         Role::Server(options) => server::run(options),
         Role::Client(options) => client::run(&options),
+        Role::Churn(options) => churn::run(&options),
+        Role::Flood(options) => flood::run(&options),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -65,6 +77,15 @@ fn raise_descriptor_limit(wanted: u64) -> Result<u64> {
     let limit = Rlimit { current: Some(current), maximum: getrlimit(Resource::Nofile).maximum };
     setrlimit(Resource::Nofile, limit).context("cannot raise the limit of descriptors")?;
     Ok(current)
+}
+
+/// Says that the load can begin, and waits for a line on stdin.
+fn wait_for_go() -> Result<()> {
+    println!("ready");
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).context("cannot read from stdin")?;
+    ensure!(!line.is_empty(), "stdin ended before the load was to begin");
+    Ok(())
 }
 
 /// Prints one line of JSON, and lets it go at once.

@@ -1,0 +1,155 @@
+//! Connections that are opened, accepted and closed as fast as one thread, or two, can: the load of the benchmarks.
+
+use std::io::Read as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::thread::{CpuSet, Pid, sched_setaffinity};
+use serde::Serialize;
+use socket2::{Domain, Socket, Type};
+use tracer_tests::namespace::Namespace;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The port to listen on
+    #[arg(long)]
+    port: u16,
+    /// How many connections are made and timed
+    #[arg(long, default_value_t = 20_000)]
+    connections: u32,
+    /// How many are made before `go`
+    #[arg(long, default_value_t = 1_000)]
+    warm_up: u32,
+    /// How many of those that have ended stay in TIME_WAIT
+    #[arg(long, default_value_t = 0)]
+    time_wait: u32,
+    /// Connect on CPU 0 and accept on CPU 1, instead of both in one thread on CPU 0
+    #[arg(long, conflicts_with = "lose_half")]
+    two_cpus: bool,
+    /// Have every other SYN meet a full accept queue, whose client then gives up
+    #[arg(long)]
+    lose_half: bool,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Measured {
+    /// connect() calls that were timed.
+    connections: u32,
+    /// Of these, the ones whose SYN was left unanswered.
+    lost: u32,
+    /// From the first to the last.
+    seconds: f64,
+    /// Half of the connections took no longer, nanoseconds. Of a lost and its accepted neighbour: the time of both.
+    median_ns: u64,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let namespace = Namespace::enter()?;
+    namespace.set("net/ipv4/tcp_max_tw_buckets", &options.time_wait.to_string())?;
+    on_cpu(0)?;
+    let measured = if options.two_cpus { two_cpus(options)? } else { one_cpu(options)? };
+    crate::tell(&measured)
+}
+
+fn on_cpu(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None::<Pid>, &set).with_context(|| format!("cannot run on CPU {cpu}"))
+}
+
+fn listen(port: u16, backlog: i32) -> Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).context("cannot make a socket")?;
+    socket.set_reuse_address(true).context("cannot set SO_REUSEADDR")?;
+    socket.bind(&local(port).into()).with_context(|| format!("cannot bind to port {port}"))?;
+    socket.listen(backlog).context("cannot listen")?;
+    Ok(socket.into())
+}
+
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn one_cpu(options: &Options) -> Result<Measured> {
+    // A backlog of 0 has room for one connection.
+    let listener = listen(options.port, if options.lose_half { 0 } else { 128 })?;
+    let server = local(options.port);
+    let once =
+        || if options.lose_half { lose_one_of_two(&listener, server) } else { open_and_close(&listener, server) };
+    let each = if options.lose_half { 2 } else { 1 };
+    for _ in 0..options.warm_up / each {
+        once()?;
+    }
+    crate::wait_for_go()?;
+    let rounds = options.connections / each;
+    let mut times = Vec::with_capacity(rounds as usize);
+    let begin = Instant::now();
+    for _ in 0..rounds {
+        let from = Instant::now();
+        once()?;
+        times.push(from.elapsed());
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    times.sort_unstable();
+    let median_ns = times.get(times.len() / 2).map_or(0, |t| t.as_nanos() as u64);
+    let lost = if options.lose_half { rounds } else { 0 };
+    Ok(Measured { connections: rounds * each, lost, seconds, median_ns })
+}
+
+fn open_and_close(listener: &TcpListener, server: SocketAddr) -> Result<()> {
+    let client = TcpStream::connect(server).context("cannot connect")?;
+    let (accepted, _) = listener.accept().context("cannot accept")?;
+    drop(client);
+    drop(accepted);
+    Ok(())
+}
+
+fn lose_one_of_two(listener: &TcpListener, server: SocketAddr) -> Result<()> {
+    let client = TcpStream::connect(server).context("cannot connect")?;
+    let unanswered = Socket::new(Domain::IPV4, Type::STREAM, None).context("cannot make a socket")?;
+    unanswered.set_nonblocking(true).context("cannot make a socket that does not wait")?;
+    let outcome = unanswered.connect(&server.into());
+    ensure!(outcome.is_err_and(|e| e.raw_os_error() == Some(libc::EINPROGRESS)), "a SYN found room in a full queue");
+    drop(unanswered);
+    let (accepted, _) = listener.accept().context("cannot accept")?;
+    drop(client);
+    drop(accepted);
+    Ok(())
+}
+
+/// The client waits for the server's end of each connection, so that neither is far ahead of the other.
+fn two_cpus(options: &Options) -> Result<Measured> {
+    let listener = listen(options.port, 128)?;
+    let server = local(options.port);
+    let all = options.warm_up + options.connections;
+    let accepter = thread::spawn(move || -> Result<()> {
+        on_cpu(1)?;
+        for _ in 0..all {
+            drop(listener.accept().context("cannot accept")?);
+        }
+        Ok(())
+    });
+    let mut times = Vec::with_capacity(options.connections as usize);
+    let mut begin = Instant::now();
+    for n in 0..all {
+        if n == options.warm_up {
+            crate::wait_for_go()?;
+            begin = Instant::now();
+        }
+        let from = Instant::now();
+        let mut client = TcpStream::connect(server).context("cannot connect")?;
+        let end = client.read(&mut [0]).context("cannot read the end of a connection")?;
+        ensure!(end == 0, "the server has sent something");
+        drop(client);
+        if n >= options.warm_up {
+            times.push(from.elapsed());
+        }
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    accepter.join().expect("the accepter does not panic")?;
+    times.sort_unstable();
+    let median_ns = times.get(times.len() / 2).map_or(0, |t| t.as_nanos() as u64);
+    Ok(Measured { connections: options.connections, lost: 0, seconds, median_ns })
+}
