@@ -80,6 +80,12 @@ pub(crate) fn emit(kind: EventKind, tuple: &Tuple, fill: impl FnOnce(&mut Event)
     true
 }
 
+/// Whether the reader is so far behind that what need not be told had better not be.
+#[inline(always)]
+pub(crate) fn is_half_full() -> bool {
+    RING.query(BPF_RB_AVAIL_DATA as u64) >= config!(wake_bytes) as u64 * 4
+}
+
 /// Notes a listener's queues on an event, to report them.
 #[inline(always)]
 pub(crate) fn queues(event: &mut Event, listener: Option<Sock>) {

@@ -11,6 +11,7 @@ mod emit;
 mod hook;
 mod kernel;
 mod maps;
+mod untold;
 mod watch;
 
 /// The kernel lends the helpers that read its memory to GPL-compatible programs only.

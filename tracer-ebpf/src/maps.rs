@@ -16,10 +16,10 @@ use crate::kernel::Segment;
 /// Namespaces that can be followed. A host with more containers than this that all listen reports `NetsUnseen`.
 pub(crate) const NETS_MAX: u32 = 512;
 
-/// Events of troubled attempts. 16 MiB hold 150,000: what a burst can leave behind while the collector is not scheduled.
+/// Events of troubled attempts. 8 MiB hold 70,000: what a burst can leave behind while the collector is not scheduled.
 /// Full: the event is counted as lost, and the watch map still has the attempt's last state.
 #[map]
-pub(crate) static RING: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+pub(crate) static RING: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
 /// Troubled attempts, and connections that began before counting did. A hash map, because that is what a troubled attempt
 /// is looked up by; a healthy connection looks here only while [`WATCHED`] is not 0. 131,072 entries of about 110 bytes:
@@ -31,6 +31,21 @@ pub(crate) static WATCH: HashMap<Tuple, Watch> = HashMap::with_max_entries(131_0
 /// How many entries [`WATCH`] has, so that healthy connections need not look.
 #[map]
 pub(crate) static WATCHED: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Attempts that are counted and not told, in buckets of eight: see `untold`. An array of 16 MiB for two million attempts, each of
+/// which has two buckets to be in; one cache line is looked at, most often. Full: counted as `Unwatched`.
+#[map]
+pub(crate) static UNTOLD: Array<[u64; UNTOLD_PLACES]> = Array::with_max_entries(UNTOLD_BUCKETS, 0);
+
+/// Buckets of [`UNTOLD`]; a power of two.
+pub(crate) const UNTOLD_BUCKETS: u32 = 1 << 18;
+
+/// Places in a bucket: those of a cache line.
+pub(crate) const UNTOLD_PLACES: usize = 8;
+
+/// How many attempts [`UNTOLD`] has, so that nobody need look while there is none.
+#[map]
+pub(crate) static UNTOLD_TOTAL: Array<u64> = Array::with_max_entries(1, 0);
 
 /// The tuple that the control program is asked to forget.
 #[map]

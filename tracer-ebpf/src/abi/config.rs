@@ -90,6 +90,8 @@ pub struct Config {
     pub netfilter: [u64; 2],
     /// Address of `reqsk_timer_handler`.
     pub reqsk_timer_handler: u64,
+    /// What the hashes of tuples begin with: a random number.
+    pub hash_seed: u64,
     /// Indices into `linux_mib.mibs`, by [`Counter`](super::Counter).
     pub mib: [u32; super::COUNTERS],
     /// CPUs whose counters can exist.
@@ -122,12 +124,12 @@ pub struct Config {
     pub has_percpu_lookup: u32,
     /// Offset of `first`, the first TCP connection, in `struct mptcp_sock`; `u32::MAX` where the kernel has no MPTCP.
     pub mptcp_first: u32,
+    /// Troubled attempts that are told at a time; of those beyond only counts are kept.
+    pub told_max: u32,
     /// Drop reasons.
     pub reasons: Reasons,
     /// Layouts.
     pub offsets: Offsets,
-    /// Zero.
-    pub padding: u32,
 }
 
 macro_rules! offsets {

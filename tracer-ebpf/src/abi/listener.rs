@@ -136,6 +136,9 @@ pub const fn wait_bucket_floor_us(bucket: usize) -> u64 {
     (4 + (bucket % 4) as u64) << (log - 2)
 }
 
+/// Index into [`SlotCounters::untold`] of the attempts that were answered with a cookie.
+pub const UNTOLD_COOKIE: usize = CAUSES;
+
 /// What is counted for one listener on one CPU. Every field but the two maxima and `wait_max_us` is a sum; what is counted at the
 /// first member of a SO_REUSEPORT group and moved to the right one later wraps, and only the sum over all CPUs means something.
 #[derive(Clone, Copy, Debug)]
@@ -183,6 +186,9 @@ pub struct SlotCounters {
     pub syn_dropped: [u64; CAUSES],
     /// Handshake-completing segments dropped, by [`Cause`](super::Cause).
     pub ack_dropped: [u64; CAUSES],
+    /// Attempts that are counted and not told, by what became of their last SYN: by [`Cause`](super::Cause), and of the ones answered
+    /// with a cookie at [`UNTOLD_COOKIE`].
+    pub untold: [u64; CAUSES + 1],
     /// Longest accept queue seen.
     pub max_accept_queue: u32,
     /// Longest request queue seen.
@@ -193,7 +199,7 @@ pub struct SlotCounters {
     pub wait: [u32; WAIT_BUCKETS],
 }
 
-const _: () = assert!(size_of::<SlotCounters>() == (19 + 2 * CAUSES + 2) * 8 + WAIT_BUCKETS * 4);
+const _: () = assert!(size_of::<SlotCounters>() == (19 + 3 * CAUSES + 1 + 2) * 8 + WAIT_BUCKETS * 4);
 const _: () = assert!(size_of::<Tuple>().is_multiple_of(4));
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ pub use counters::{COUNTERS, Counter, Deltas, Global, NetCounters};
 pub use ender::{ENDERS, Ender};
 pub use event::{Event, EventKind, TASK_COMM_LEN, flag};
 pub use listener::{
-    Group, GroupKey, ListenerInfo, MEMBERS, NO_LISTENER, Port, PortKey, RIVALS, SlotCounters, WAIT_BUCKETS,
-    wait_bucket, wait_bucket_floor_us,
+    Group, GroupKey, ListenerInfo, MEMBERS, NO_LISTENER, Port, PortKey, RIVALS, SlotCounters, UNTOLD_COOKIE,
+    WAIT_BUCKETS, wait_bucket, wait_bucket_floor_us,
 };
 pub use tuple::{Address, Tuple};
 pub use watch::{Process, Watch, state};

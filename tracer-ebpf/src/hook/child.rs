@@ -13,7 +13,7 @@ use crate::{
     emit::{emit, queues, slot_counters},
     kernel::{Sock, config, cpu, current, only},
     maps::CHILDREN,
-    watch,
+    untold, watch,
 };
 
 /// The listener of the child of the moment, where a function hook knows it and the SYN was counted for that very listener; else 0.
@@ -51,7 +51,11 @@ pub(super) fn queued(phase: Phase, sk: Sock) -> Option<()> {
     }
 
     let mut watched = false;
-    match watch::find(&tuple) {
+    let found = match watch::find(&tuple) {
+        None if cookie => untold::promote(&tuple, None, slot),
+        found => found,
+    };
+    match found {
         Some(known) if known.state & state::EARLIER != 0 => return Some(()),
         Some(known) => {
             watched = true;

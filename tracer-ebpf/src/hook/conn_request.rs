@@ -21,16 +21,16 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
 use tracer_abi::abi::{
-    Cause, Counter, Deltas, EventKind, Global, NO_LISTENER, NetCounters, Phase, flag, state,
+    Cause, Counter, Deltas, EventKind, Global, NO_LISTENER, NetCounters, Phase, UNTOLD_COOKIE, flag, state,
     verdict::{self, Syn},
 };
 
 use super::{fast_open, listener};
 use crate::{
-    emit::{count_many, emit, now, queues, slot_counters},
+    emit::{count_many, emit, is_half_full, now, queues, slot_counters},
     kernel::{ALL, Net, Segment, Skb, Sock, config, first_handled, keep, kept, only, second_must_handle},
     maps::{Call, Twin},
-    watch,
+    untold, watch,
 };
 
 #[fentry(function = "tcp_conn_request")]
@@ -163,6 +163,10 @@ pub(super) fn verdict(phase: Phase, net: Net, segment: &Segment, deltas: &Deltas
     match verdict {
         Syn::Queued => queued(phase, segment, slot, listener),
         Syn::Cookie => {
+            if untold::takes(&segment.tuple, segment.seq, slot, UNTOLD_COOKIE) {
+                counters.cookies += 1;
+                return Some(());
+            }
             let noted = watch::note(&segment.tuple, segment.seq, true, slot);
             if phase == Phase::Counting {
                 counters.cookies += 1;
@@ -203,7 +207,11 @@ fn queued(phase: Phase, segment: &Segment, slot: u32, listener: Option<Sock>) ->
     if let Some(child) = fast_open::newborn(&segment.tuple) {
         fast_open::opened(segment, slot, child);
     }
-    if let Some(known) = watch::find(&segment.tuple) {
+    let known = match watch::find(&segment.tuple) {
+        None => untold::promote(&segment.tuple, Some(segment.seq), slot),
+        known => known,
+    };
+    if let Some(known) = known {
         if known.isn == segment.seq {
             if known.state & state::EARLIER != 0 {
                 return Some(());
@@ -256,6 +264,17 @@ pub(super) fn drop_syn(
     cause: Cause,
     fill: impl FnOnce(&mut tracer_abi::abi::Event),
 ) -> Option<()> {
+    // A refused client does not send its SYN again.
+    let refused = cause as u8 == Cause::NoListener as u8;
+    if refused && is_half_full() {
+        let counters = slot_counters(slot)?;
+        counters.attempts += 1;
+        counters.untold[Cause::NoListener as usize] += 1;
+        return Some(());
+    }
+    if !refused && untold::takes(&segment.tuple, segment.seq, slot, cause as usize) {
+        return Some(());
+    }
     let noted = watch::note(&segment.tuple, segment.seq, true, slot);
     if let Some(watch) = noted.watch {
         if slot != NO_LISTENER {

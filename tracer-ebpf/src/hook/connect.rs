@@ -25,7 +25,7 @@ use crate::{
     emit::{count, emit, slot_counters},
     kernel::{Sock, Syscall, Task, atomic, config, current, sock_of_fd},
     maps::{CALLS, CONNECTING, Connecting, PROCESSES},
-    watch,
+    untold, watch,
 };
 
 #[fexit(function = "tcp_v4_connect")]
@@ -209,7 +209,7 @@ fn failed(sk: Sock, entry: &Connecting, error: u32) -> Option<()> {
         }
         by_process(entry, |process| &mut process.failed);
         // Nothing came back, and no listener here has seen a SYN of it that it did not queue: unanswered, as far as is known.
-        let unanswered = error == ETIMEDOUT && watch::find(&entry.tuple).is_none();
+        let unanswered = error == ETIMEDOUT && watch::find(&entry.tuple).is_none() && !untold::knows(&entry.tuple);
         if exhausted || unanswered {
             slot_counters(NO_LISTENER)?.attempts += 1;
         }

@@ -35,7 +35,7 @@ use crate::{
     emit::{count_many, emit, queues, slot_counters},
     kernel::{ALL, Segment, Skb, Sock, config, cpu, first_handled, keep, kept, second_must_handle, tcp},
     maps::{Call, SEGMENT, Twin},
-    watch,
+    untold, watch,
 };
 
 #[fentry(function = "tcp_check_req")]
@@ -257,7 +257,10 @@ pub(super) fn is_filter(reason: u32) -> bool {
 fn reset(phase: Phase, segment: &Segment, deltas: &Deltas, slot: u32) -> Option<()> {
     let removed = deltas.of(Counter::EmbryonicRsts) != 0;
     let mut isn = segment.seq.wrapping_sub(1);
-    let known = watch::find(&segment.tuple);
+    let known = match watch::find(&segment.tuple) {
+        None => untold::promote(&segment.tuple, None, slot),
+        known => known,
+    };
     if let Some(ref known) = known
         && known.state & state::EARLIER != 0
     {
@@ -308,6 +311,9 @@ fn reset(phase: Phase, segment: &Segment, deltas: &Deltas, slot: u32) -> Option<
 fn acknowledged(phase: Phase, segment: &Segment, deltas: &Deltas, slot: u32, sk: Sock) -> Option<()> {
     let counters = slot_counters(slot)?;
     let mut isn = segment.seq.wrapping_sub(1);
+    if watch::find(&segment.tuple).is_none() {
+        untold::promote(&segment.tuple, None, slot);
+    }
     match verdict::ack(deltas) {
         Ack::Dropped { cause, reset } => {
             if phase == Phase::Counting {

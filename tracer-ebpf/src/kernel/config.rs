@@ -10,6 +10,7 @@ pub(crate) static CONFIG: Config = Config {
     rcv: [0; 4],
     netfilter: [0; 2],
     reqsk_timer_handler: 0,
+    hash_seed: 0,
     mib: [0; tracer_abi::abi::COUNTERS],
     cpus: 0,
     netns: 0,
@@ -26,9 +27,9 @@ pub(crate) static CONFIG: Config = Config {
     has_task_regs: 0,
     has_percpu_lookup: 0,
     mptcp_first: 0,
+    told_max: 0,
     reasons: Reasons { no_socket: 0, not_specified: 0, tcp_rules: [0; tracer_abi::abi::TCP_RULES.len()] },
     offsets: Offsets::ZERO,
-    padding: 0,
 };
 
 /// A field of the configuration, as the kernel holds it.

@@ -109,6 +109,8 @@ pub struct Account {
     /// Of the lost, the ones of which the tracer knows that they were lost but not whose they were: they have no
     /// decision. The decisions of a whole run are `lost.total() - unlisted + late.total()`.
     pub unlisted: u64,
+    /// Of the unlisted, the ones that were left out because more attempts were in trouble at once than are remembered: a flood.
+    pub untold: u64,
     /// By how much the attempts that the events tell of exceeded those that the kernel side counted. They were taken
     /// off `pending` first, then added to `attempts`. Other than 0 at the end, the account is not exact.
     pub inconsistent: u64,
@@ -150,6 +152,7 @@ impl Add for Account {
         p.cookie_ack_invalid += o.cookie_ack_invalid;
         p.cookie_ack_unused += o.cookie_ack_unused;
         self.unlisted += other.unlisted;
+        self.untold += other.untold;
         self.inconsistent += other.inconsistent;
         self
     }

@@ -273,6 +273,22 @@ impl<'a> Draft<'a> {
             account.pending = left.max(0).unsigned_abs() + healthy + tally.cookie;
         }
 
+        // What was counted and not told: its cause is known, and nobody's address.
+        for (cause, n) in totals.untold_lost() {
+            account.lost[cause] += n;
+            account.unlisted += n;
+            account.untold += n;
+        }
+        account.lost_at_syn += at_least_zero(totals.untold[Cause::AcceptQueueFull as usize]);
+        let cookies = totals.untold_cookies();
+        if closed {
+            account.lost[Cause::ListenerClosed] += cookies;
+            account.unlisted += cookies;
+            account.untold += cookies;
+        } else {
+            account.pending += cookies;
+        }
+
         // Connects without a port: the counter is exact, whatever became of the events.
         account.lost[Cause::PortExhaustion] += totals.port_exhausted;
         account.unlisted += totals.port_exhausted.saturating_sub(tally.port_exhausted);

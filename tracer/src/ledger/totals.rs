@@ -1,7 +1,7 @@
 //! What the kernel side counted for one listener, summed over the CPUs.
 
 use serde::{Deserialize, Serialize};
-use tracer_abi::abi::{CAUSES, SlotCounters, WAIT_BUCKETS, wait_bucket_floor_us};
+use tracer_abi::abi::{CAUSES, Cause, SlotCounters, UNTOLD_COOKIE, WAIT_BUCKETS, wait_bucket_floor_us};
 
 /// [`SlotCounters`] of one slot, summed over the CPUs: fields by sum (wrapping), maxima by maximum, the histogram
 /// bucket by bucket.
@@ -54,6 +54,8 @@ pub struct SlotTotals {
     pub syn_dropped: [u64; CAUSES],
     /// Handshake-completing segments dropped, by cause.
     pub ack_dropped: [u64; CAUSES],
+    /// Attempts that are counted and not told, by cause; of the ones answered with a cookie at `UNTOLD_COOKIE`.
+    pub untold: [u64; CAUSES + 1],
     /// Longest accept queue seen.
     pub max_accept_queue: u32,
     /// Longest request queue seen.
@@ -114,6 +116,9 @@ impl SlotTotals {
         for (sum, n) in self.ack_dropped.iter_mut().zip(cpu.ack_dropped) {
             *sum += n;
         }
+        for (sum, n) in self.untold.iter_mut().zip(cpu.untold) {
+            *sum = sum.wrapping_add(n);
+        }
         self.max_accept_queue = self.max_accept_queue.max(cpu.max_accept_queue);
         self.max_half_open = self.max_half_open.max(cpu.max_half_open);
         self.wait_max_us = self.wait_max_us.max(cpu.wait_max_us);
@@ -150,6 +155,16 @@ impl SlotTotals {
         at_least_zero(self.attempts)
     }
 
+    /// Attempts that are counted and not told, and lost: by cause.
+    pub(super) fn untold_lost(&self) -> impl Iterator<Item = (Cause, u64)> + '_ {
+        Cause::ALL.into_iter().map(|cause| (cause, at_least_zero(self.untold[cause as usize])))
+    }
+
+    /// Attempts that are counted and not told, and were answered with a cookie.
+    pub(super) fn untold_cookies(&self) -> u64 {
+        at_least_zero(self.untold[UNTOLD_COOKIE])
+    }
+
     /// Requests that count as this listener's.
     pub(super) fn requests_here(&self) -> u64 {
         at_least_zero(self.requests)
@@ -181,6 +196,7 @@ mod tests {
 
     fn cpu() -> SlotCounters {
         SlotCounters {
+            untold: [0; CAUSES + 1],
             syn: 0,
             syn_duplicate: 0,
             attempts: 0,

@@ -18,7 +18,7 @@ use crate::kernel::{Host, Layout};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/ebpf/tracer.bpf.o"));
 
 /// Entries of the map `WATCH`; see `tracer-ebpf/src/maps.rs`.
-pub(super) const WATCH_ENTRIES: u32 = 131_072;
+pub(crate) const WATCH_ENTRIES: u32 = 131_072;
 
 /// Entries of the map `CALLS`, where probes need it.
 const CALLS_ENTRIES: u32 = 8192;
@@ -31,6 +31,9 @@ const CHILDREN_ENTRIES: u32 = 16_384;
 pub struct Bounds {
     /// Bytes of the ring: a power of two, and a multiple of the page size.
     pub ring_bytes: u32,
+    /// Troubled attempts that are remembered at a time. Seven of eight are told as they come; the rest is room for those that something
+    /// more happens to.
+    pub watched: u32,
     /// Listener slots.
     pub slots: u32,
     /// Network namespaces.
@@ -45,7 +48,8 @@ impl Bounds {
         let per_slot = cpus.max(1) * size_of::<tracer_abi::abi::SlotCounters>() as u32;
         let per_net = cpus.max(1) * size_of::<tracer_abi::abi::NetCounters>() as u32;
         Bounds {
-            ring_bytes: 16 << 20,
+            ring_bytes: 8 << 20,
+            watched: WATCH_ENTRIES,
             slots: ((16 << 20) / per_slot).clamp(16, 1024),
             namespaces: ((4 << 20) / per_net).clamp(16, 512),
         }
@@ -198,6 +202,7 @@ impl Probe {
             rcv: [v4.0, v4.1, v6.0, v6.1],
             netfilter: [netfilter.0, netfilter.1],
             reqsk_timer_handler: timer.0,
+            hash_seed: seed(),
             mib: layout.mib,
             cpus: possible,
             netns: settings.netns.unwrap_or(0),
@@ -214,15 +219,15 @@ impl Probe {
             has_task_regs: u32::from(layout.signatures.task_regs),
             has_percpu_lookup: u32::from(layout.signatures.percpu_lookup),
             mptcp_first: layout.mptcp_first.unwrap_or(u32::MAX),
+            told_max: settings.bounds.watched / 8 * 7,
             reasons: layout.reasons,
             offsets: layout.offsets,
-            padding: 0,
         };
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&ground.btf))
             .override_global("CONFIG", config.as_bytes(), true)
             .override_global(aya_log::LEVEL, &(settings.log as u8), false)
-            .map_max_entries("WATCH", WATCH_ENTRIES)
+            .map_max_entries("WATCH", settings.bounds.watched)
             .map_max_entries("RING", settings.bounds.ring_bytes)
             .map_max_entries("SLOTS", settings.bounds.slots)
             .map_max_entries("COUNTERS", settings.bounds.slots)
@@ -446,6 +451,12 @@ fn refused_object(host: &Host, error: &aya::EbpfError) -> ProbeError {
     ProbeError::Object(text)
 }
 
+/// A number that nobody can guess.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
+}
+
 /// CPUs that are online now.
 fn online_cpus() -> Vec<usize> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
@@ -514,12 +525,13 @@ mod tests {
             let per_cpu = size_of::<tracer_abi::abi::SlotCounters>() * b.slots as usize
                 + size_of::<tracer_abi::abi::NetCounters>() * b.namespaces as usize;
             // Key and value, and 48 bytes that the kernel keeps beside them; 72 for what is least recently used.
-            let watch = WATCH_ENTRIES as usize * 120;
+            let watch = b.watched as usize * 120;
+            let untold = 16 << 20;
             let connecting = 65_536 * 120;
             let calls = CALLS_ENTRIES as usize * (16 + 72);
             let children = (CHILDREN_ENTRIES as usize + 8192) * (16 + 72);
             let processes = 4096 * (8 + size_of::<tracer_abi::abi::Process>() + 48);
-            let maps = watch + connecting + calls + children + processes;
+            let maps = watch + untold + connecting + calls + children + processes;
             let total = b.ring_bytes as usize + per_cpu * cpus as usize + maps;
             assert!(total < 64 << 20, "{cpus} CPUs: {} MiB", total >> 20);
         }

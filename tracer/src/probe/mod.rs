@@ -10,5 +10,6 @@ mod tallies;
 pub use catalogue::{Flavour, HOOKS, Hook, Obstacle, Point, Way};
 pub use choice::{Choice, Reason, Rejected, Wanted};
 pub use error::ProbeError;
+pub(crate) use load::WATCH_ENTRIES;
 pub use load::{Bounds, Probe, Settings, Survey};
 pub use tallies::{NetTally, Tallies};

@@ -20,7 +20,7 @@ use crate::{
     kernel::{Host, Layout},
     ledger::{IDLE_NS, SlotTotals},
     observe::{Namespace, Owner, in_namespace, namespaces, owners, ports, sysctl},
-    probe::{Bounds, Flavour, Probe, Settings, Tallies},
+    probe::{Bounds, Flavour, Probe, Settings, Tallies, WATCH_ENTRIES},
     report::comm,
     stream::Ring,
 };
@@ -460,11 +460,24 @@ pub(super) fn bounds() -> Result<Bounds> {
     if let Some(bytes) = ring_bytes()? {
         bounds.ring_bytes = bytes;
     }
+    if let Some(entries) = watch_entries()? {
+        bounds.watched = entries;
+    }
     Ok(bounds)
 }
 
 fn online() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
+/// `TRACER_WATCH_ENTRIES`: another number of attempts to remember, to see what happens when it is too small.
+fn watch_entries() -> Result<Option<u32>> {
+    let Ok(text) = std::env::var("TRACER_WATCH_ENTRIES") else { return Ok(None) };
+    let entries: u32 =
+        text.parse().ok().filter(|n: &u32| (8..=WATCH_ENTRIES).contains(n)).with_context(|| {
+            format!("TRACER_WATCH_ENTRIES is {text}; it must be a number from 8 to {WATCH_ENTRIES}")
+        })?;
+    Ok(Some(entries))
 }
 
 /// `TRACER_RING_BYTES`: another size of the ring buffer, to see what happens when it is too small.
