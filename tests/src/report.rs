@@ -119,6 +119,7 @@ pub struct Ledger {
 pub struct Lost {
     pub total: u64,
     pub by_cause: Counts,
+    pub untold: u64,
 }
 
 /// `late`

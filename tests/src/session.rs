@@ -97,6 +97,17 @@ impl Session {
         self.port
     }
 
+    /// The most memory that the tracer had resident so far, in KiB.
+    ///
+    /// # Errors
+    /// Fails when the tracer is gone.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.tracer.pid());
+        let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in a status file")?;
+        peak.trim().trim_end_matches(" kB").parse().context("VmHWM is no number")
+    }
+
     /// What the kernel has counted in this namespace since the start.
     ///
     /// # Errors

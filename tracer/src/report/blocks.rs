@@ -99,6 +99,7 @@ fn ledger(report: &Report, account: &Account, style: Style, page: &mut String) {
     }
     row_if(page, account.lost_with_reset, "reset", "of the lost: the client was sent a RST");
     row_if(page, account.phantom, "phantom", "of the lost: the client could believe that it was connected");
+    row_if(page, account.untold, "not listed", "of the lost: too many at once to name each; counted by cause");
     late(account, page);
     row_if(page, account.dead_on_arrival, "dead on arrival", "of the accepted: the client had closed or reset before");
 }

@@ -200,6 +200,7 @@ struct Lost {
     by_cause: Causes,
     at_syn: u64,
     reset: u64,
+    untold: u64,
 }
 
 #[derive(Serialize)]
@@ -376,6 +377,7 @@ impl Ledger {
             lost: Lost {
                 total: account.lost.total(),
                 by_cause: Causes(account.lost),
+                untold: account.untold,
                 at_syn: account.lost_at_syn,
                 reset: account.lost_with_reset,
             },
