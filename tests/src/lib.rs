@@ -46,6 +46,7 @@ pub mod sockets;
 mod sys;
 pub mod tracer;
 pub mod traffic;
+mod tun;
 pub mod uring;
 pub mod wait;
 pub mod workload;

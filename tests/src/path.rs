@@ -9,11 +9,10 @@
 //! the order of the packets is the kernel's and the scheduler's.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +25,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::namespace::Namespace;
 use crate::rawtcp::flag::{ACK, FIN, RST, SYN};
-use crate::sys;
+use crate::tun;
 
 /// The name of the device in both namespaces.
 const DEVICE: &str = "path0";
@@ -252,7 +251,7 @@ impl Path {
     /// Fails without root, when this kernel has no TUN device, or when the loss is no probability.
     pub fn open(_server: &Namespace, settings: Settings) -> Result<Self> {
         ensure!((0.0..=1.0).contains(&settings.loss), "a loss of {} is no probability", settings.loss);
-        let server = device(SERVER).context("the server's end of the path")?;
+        let server = tun::open(DEVICE, SERVER).context("the server's end of the path")?;
         let shared = Arc::new(Shared::default());
         let (sender, ready) = channel();
         let carrier = {
@@ -357,21 +356,6 @@ impl Drop for Path {
     }
 }
 
-/// A TUN device with this address, up, in the calling thread's namespace.
-fn device(address: Ipv4Addr) -> Result<File> {
-    const PATH: &str = "/dev/net/tun";
-    let device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(PATH)
-        .with_context(|| format!("cannot open {PATH}: load the module with `modprobe tun`"))?;
-    sys::make_tun(&device, DEVICE).context("cannot make a TUN device")?;
-    sys::add_ipv4(DEVICE, address).context("cannot give the TUN device an IPv4 address")?;
-    sys::bring_up(DEVICE).context("cannot bring the TUN device up")?;
-    Ok(device)
-}
-
 /// How many packets the device of the calling thread's namespace could not hand to the carrier.
 fn transmissions_dropped() -> Result<u64> {
     const PATH: &str = "/proc/thread-self/net/dev";
@@ -388,7 +372,7 @@ fn transmissions_dropped() -> Result<u64> {
 /// The carrier's whole life, in the clients' namespace, which it makes.
 fn carry(settings: Settings, server: &File, shared: &Shared, ready: &Sender<File>) -> Result<()> {
     let namespace = Namespace::enter()?;
-    let clients = device(CLIENT).context("the clients' end of the path")?;
+    let clients = tun::open(DEVICE, CLIENT).context("the clients' end of the path")?;
     let own = File::open(namespace.path()).context("cannot open the clients' namespace")?;
     if ready.send(own).is_err() {
         return Ok(());
