@@ -14,6 +14,7 @@
 //! | [`traffic`] | listeners with an exact backlog, non-blocking clients that can be asked for their state |
 //! | [`rawtcp`] | handshakes by hand, from addresses that no host owns |
 //! | [`path`] | a long path between clients and server in two namespaces: delay, loss, and what crossed it |
+//! | [`remote_site`] | a server and its truth at the other end of such a path, for field notes 7 and 8 |
 //! | [`workload`] | traffic that more than one scenario needs |
 //! | [`load`] | many connections at once |
 //! | [`tracer`] | the program under test: start, readiness, marks, stop, outcome |
@@ -40,6 +41,7 @@ pub mod netstat;
 pub mod notes;
 pub mod path;
 pub mod rawtcp;
+pub mod remote_site;
 pub mod report;
 pub mod session;
 pub mod sockets;
