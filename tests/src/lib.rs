@@ -15,6 +15,7 @@
 //! | [`rawtcp`] | handshakes by hand, from addresses that no host owns |
 //! | [`flood`] | SYNs of clients that do not exist |
 //! | [`path`] | a long path between clients and server in two namespaces: delay, loss, and what crossed it |
+//! | [`remote_site`] | a server and its truth at the other end of such a path, for field notes 7 and 8 |
 //! | [`workload`] | traffic that more than one scenario needs |
 //! | [`load`] | many connections at once |
 //! | [`tracer`] | the program under test: start, readiness, marks, stop, outcome |
@@ -42,12 +43,14 @@ pub mod netstat;
 pub mod notes;
 pub mod path;
 pub mod rawtcp;
+pub mod remote_site;
 pub mod report;
 pub mod session;
 pub mod sockets;
 mod sys;
 pub mod tracer;
 pub mod traffic;
+mod tun;
 pub mod uring;
 pub mod wait;
 pub mod workload;

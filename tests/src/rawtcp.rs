@@ -8,15 +8,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::namespace::{Family, Namespace};
-use crate::{sys, wait};
+use crate::{sys, tun, wait};
 
 /// TCP flags.
 pub mod flag {
@@ -64,16 +63,7 @@ impl Wire {
     /// Fails when this kernel has no TUN device.
     pub fn open(_namespace: &Namespace) -> Result<Self> {
         const NAME: &str = "wire0";
-        const PATH: &str = "/dev/net/tun";
-        let device = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(PATH)
-            .with_context(|| format!("cannot open {PATH}: load the module with `modprobe tun`"))?;
-        sys::make_tun(&device, NAME).context("cannot make a TUN device")?;
-        sys::add_ipv4(NAME, SERVER_V4).context("cannot give the TUN device an IPv4 address")?;
-        sys::bring_up(NAME).context("cannot bring the TUN device up")?;
+        let device = tun::open(NAME, SERVER_V4)?;
         sys::add_ipv6(NAME, SERVER_V6).context("cannot give the TUN device an IPv6 address")?;
         // The kernel lets nobody bind an IPv6 address before it has finished
         // looking for duplicates, which it does on its own time.

@@ -2,7 +2,7 @@
 //! tracer's numbers beside theirs.
 //!
 //! Small by default; with `FIELD_NOTES=full` the notes' own numbers (`cargo xtask field-notes --full`). What each side has counted
-//! goes to stderr as a table. Notes 7 and 8 are in `field_note_7.rs`, as they need a path with
+//! goes to stderr as a table. Notes 7 and 8 are in `field_note_7.rs` and `field_note_8.rs`, as they need a path with
 //! a delay, and note 9 in `field_note_9.rs`.
 
 use std::collections::BTreeSet;

@@ -16,7 +16,7 @@ const FIRST: u8 = 1;
 const LAST: u8 = 9;
 
 /// The files of `tests/tests` that have them.
-const FILES: [&str; 3] = ["field_notes", "field_note_7", "field_note_9"];
+const FILES: [&str; 4] = ["field_notes", "field_note_7", "field_note_8", "field_note_9"];
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -68,6 +68,7 @@ mod tests {
         let scenarios = [
             include_str!("../../tests/tests/field_notes.rs"),
             include_str!("../../tests/tests/field_note_7.rs"),
+            include_str!("../../tests/tests/field_note_8.rs"),
             include_str!("../../tests/tests/field_note_9.rs"),
         ]
         .concat();

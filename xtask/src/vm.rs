@@ -23,6 +23,7 @@ use crate::host::Workspace;
 mod apt;
 mod build;
 mod cpio;
+mod document;
 mod initramfs;
 mod kernels;
 mod matrix;
@@ -43,7 +44,7 @@ use table::Column;
 const MODULES: [&str; 4] = ["tun", "nf_tables", "inet_diag", "tcp_diag"];
 
 /// Scenarios that put the machine under load, or measure time: they run one test at a time, when the others are through.
-const ALONE: [&str; 4] = ["field_note_1", "field_note_7", "field_notes", "load"];
+const ALONE: [&str; 5] = ["field_note_1", "field_note_7", "field_note_8", "field_notes", "load"];
 
 /// How many tests run at a time otherwise: they mostly wait for the kernel's timers.
 ///
@@ -130,25 +131,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let file = host.directory.join("table.md");
     fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
     if options.document {
-        document(&workspace.root.join("docs/kernels.md"), &text)?;
+        document::put_table(&workspace.root.join("docs/kernels.md"), &text)?;
     }
     conclude(&columns, begun.elapsed(), &host.directory)
-}
-
-/// The lines of docs/kernels.md between which the table stands.
-const MARKERS: [&str; 2] = ["<!-- the table of cargo xtask vm --document -->\n", "<!-- its end -->\n"];
-
-fn document(page: &Path, table: &str) -> anyhow::Result<()> {
-    let text = fs::read_to_string(page).with_context(|| format!("cannot read {}", page.display()))?;
-    let updated = with_table(&text, table)
-        .with_context(|| format!("{} does not have the two lines that the table goes between", page.display()))?;
-    fs::write(page, updated).with_context(|| format!("cannot write {}", page.display()))
-}
-
-fn with_table(page: &str, table: &str) -> Option<String> {
-    let (before, rest) = page.split_once(MARKERS[0])?;
-    let (_, after) = rest.split_once(MARKERS[1])?;
-    Some(format!("{before}{}\n{}\n\n{}{after}", MARKERS[0], table.trim(), MARKERS[1]))
 }
 
 fn without_repetition<T: Ord + Copy>(values: &[T]) -> Vec<T> {
@@ -498,15 +483,6 @@ mod tests {
         assert!(conclude(Cell::Absent("no such tracepoint".into())).is_ok());
         assert!(conclude(Cell::Unfinished("never began".into())).is_err());
         assert!(conclude(Cell::Failed { tests: 1, failed: vec!["a".into()] }).is_err());
-    }
-
-    #[test]
-    fn the_table_replaces_the_one_that_was_there_and_nothing_else() {
-        let page = format!("a\n{}old\n{}b\n", MARKERS[0], MARKERS[1]);
-        let updated = with_table(&page, "| new |\n").unwrap();
-        assert_eq!(updated, format!("a\n{}\n| new |\n\n{}b\n", MARKERS[0], MARKERS[1]));
-        assert_eq!(with_table(&updated, "| new |\n").as_deref(), Some(updated.as_str()));
-        assert_eq!(with_table("no table", "| new |"), None);
     }
 
     #[test]

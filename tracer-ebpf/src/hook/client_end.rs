@@ -14,12 +14,12 @@
 //!
 //! Read from: net/ipv4/tcp.c (5.10, 6.18).
 
-use tracer_abi::abi::{Ender, EventKind, Global, NO_LISTENER, Phase, flag};
+use tracer_abi::abi::{Ender, EventKind, Global, NO_LISTENER, flag};
 
 use super::{connect, listener};
 use crate::{
     emit::{count_by, emit},
-    kernel::{Sock, config, current},
+    kernel::{Sock, current},
     watch,
 };
 
@@ -32,21 +32,9 @@ pub(super) fn is_reset(sk: Sock) -> bool {
 /// A process ends the connection: with a FIN, or with a RST.
 #[inline(always)]
 pub(super) fn ended(sk: Sock, reset: bool) -> Option<()> {
-    let port = sk.remote_port();
-    if watch::phase()? != Phase::Counting || !listener::is_traced(port) {
-        return None;
-    }
-    let net = sk.net();
+    let (net, netns) = connect::traced(sk)?;
     // The server's end of a connection whose client has a traced port too.
     if listener::of_port(net, sk.local_port()).is_some() {
-        return None;
-    }
-    if config!(every_port) != 0 && listener::of_port(net, port).is_none() {
-        return None;
-    }
-    let netns = net.inum();
-    let wanted = config!(netns);
-    if wanted != 0 && wanted != netns {
         return None;
     }
     let task = current();

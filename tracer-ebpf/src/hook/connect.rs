@@ -20,10 +20,10 @@ use aya_ebpf::{
 };
 use tracer_abi::abi::{Cause, Ender, EventKind, Global, NO_LISTENER, Phase, Process, flag};
 
-use super::listener::is_traced;
+use super::listener::{is_traced, of_port};
 use crate::{
     emit::{count, emit, slot_counters},
-    kernel::{Sock, Syscall, Task, atomic, config, current, sock_of_fd},
+    kernel::{Net, Sock, Syscall, Task, atomic, config, current, sock_of_fd},
     maps::{CALLS, CONNECTING, Connecting, PROCESSES},
     untold, watch,
 };
@@ -82,16 +82,17 @@ const EADDRNOTAVAIL: u32 = 99;
 const ETIMEDOUT: u32 = 110;
 const EINPROGRESS: u32 = 115;
 
-/// CLOSE to SYN_SENT, in the process that calls `connect()`.
+/// Where a connection of this client is counted: while counting, to a destination that is traced, in a namespace that is.
+/// That namespace, with its number.
 #[inline(always)]
-pub(super) fn started(sk: Sock) -> Option<()> {
+pub(super) fn traced(sk: Sock) -> Option<(Net, u32)> {
     let port = sk.remote_port();
     if watch::phase()? != Phase::Counting || !is_traced(port) {
         return None;
     }
-    // Where every listener is traced, a connect counts if its own namespace listens on that port.
+    // Where every listener is traced, a connection counts if its own namespace listens on that port.
     let net = sk.net();
-    if config!(every_port) != 0 && super::listener::of_port(net, port).is_none() {
+    if config!(every_port) != 0 && of_port(net, port).is_none() {
         return None;
     }
     let netns = net.inum();
@@ -99,6 +100,13 @@ pub(super) fn started(sk: Sock) -> Option<()> {
     if wanted != 0 && wanted != netns {
         return None;
     }
+    Some((net, netns))
+}
+
+/// CLOSE to SYN_SENT, in the process that calls `connect()`.
+#[inline(always)]
+pub(super) fn started(sk: Sock) -> Option<()> {
+    let (_, netns) = traced(sk)?;
     let task = current();
     let entry =
         Connecting { pid: task.pid(), closed: 0, returned: 0, tuple: sk.client_tuple(netns), comm: task.comm() };

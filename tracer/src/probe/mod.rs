@@ -1,5 +1,6 @@
 //! The programs: loading them, attaching them, and reading what they counted. With `stream`, the only user of aya.
 
+mod bounds;
 mod catalogue;
 mod choice;
 mod control;
@@ -7,9 +8,10 @@ mod error;
 mod load;
 mod tallies;
 
+pub use bounds::Bounds;
+pub(crate) use bounds::WATCH_ENTRIES;
 pub use catalogue::{Flavour, HOOKS, Hook, Obstacle, Point, Way};
 pub use choice::{Choice, Reason, Rejected, Wanted};
 pub use error::ProbeError;
-pub(crate) use load::WATCH_ENTRIES;
-pub use load::{Bounds, Probe, Settings, Survey};
+pub use load::{Probe, Settings, Survey};
 pub use tallies::{NetTally, Tallies};

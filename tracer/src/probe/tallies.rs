@@ -10,10 +10,7 @@ use tracer_abi::abi::{
     COUNTERS, ControlOp, Global, ListenerInfo, NetCounters, Process, RIVALS, SlotCounters, Tuple, Watch,
 };
 
-use super::{
-    HOOKS, Point, Probe, ProbeError,
-    load::{WATCH_ENTRIES, map},
-};
+use super::{HOOKS, Point, Probe, ProbeError, bounds::WATCH_ENTRIES, load::map};
 
 /// The orphan rule keeps aya's marker trait from the shared types; these wrappers carry it.
 macro_rules! pod {
