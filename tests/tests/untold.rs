@@ -32,9 +32,11 @@ fn a_dropped_syn_that_is_not_told_is_repeated_and_accepted_late() -> Result<()> 
 
     // Four wait for accept(), so that every other SYN is dropped.
     let mut first = Peer::several(&wire, listener.address(), 0, 4);
-    syn_all(&first)?;
-    await_synacks(&mut first)?;
-    first.iter().try_for_each(Peer::ack)?;
+    for client in &mut first {
+        client.syn()?;
+        await_synacks(std::slice::from_mut(client))?;
+        client.ack()?;
+    }
     assert_eq!(listener.waiting()?, 4);
     flood(&wire, &listener)?;
     // A SYN that comes again is no other attempt, whether it was told or not.

@@ -2,6 +2,8 @@
 //!
 //! Objects keyed by cause hold the causes that are not 0, and `unattributed` always.
 
+mod clients;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -9,8 +11,10 @@ use std::net::IpAddr;
 use serde::{Serialize, Serializer};
 use tracer_abi::abi::Cause;
 
+use super::Cost;
 use super::model::{self, EndedBy, Report};
 use crate::ledger::{Account, ByCause};
+use clients::Clients;
 
 pub(super) const SCHEMA: &str = "tracer/1";
 
@@ -38,6 +42,7 @@ struct Wire<'a> {
     clients: Clients<'a>,
     marks: Vec<Mark<'a>>,
     check: Check<'a>,
+    cost: Option<&'a Cost>,
     advice: Vec<Advice<'a>>,
 }
 
@@ -99,57 +104,6 @@ struct AcceptWait {
     p90: u64,
     p99: u64,
     max: u64,
-}
-
-#[derive(Serialize)]
-struct Clients<'a> {
-    connects: u64,
-    established: u64,
-    in_progress: u64,
-    failed: &'a BTreeMap<String, u64>,
-    by_process: Vec<Process<'a>>,
-    port_exhaustion: Vec<Exhaustion<'a>>,
-    /// Null: a recording of a version that did not follow them.
-    fins: Option<BTreeMap<&'static str, u64>>,
-    resets: Option<BTreeMap<&'static str, u64>>,
-}
-
-#[derive(Serialize)]
-struct Process<'a> {
-    pid: u32,
-    comm: &'a str,
-    connects: u64,
-    established: u64,
-    failed: u64,
-    failed_by: &'a BTreeMap<String, u64>,
-    fins: BTreeMap<&'static str, u64>,
-    resets: BTreeMap<&'static str, u64>,
-}
-
-#[derive(Serialize)]
-struct Exhaustion<'a> {
-    netns: u32,
-    server: IpAddr,
-    port: u16,
-    failed: u64,
-    local_port_range: Option<(u16, u16)>,
-    in_use: Option<InUse<'a>>,
-}
-
-/// What held the ports soon after the first failure.
-#[derive(Serialize)]
-struct InUse<'a> {
-    by_state: &'a BTreeMap<String, u64>,
-    by_process: Vec<Holder<'a>>,
-    reserved_ports: u16,
-    tcp_tw_reuse: u32,
-}
-
-#[derive(Serialize)]
-struct Holder<'a> {
-    pid: u32,
-    comm: &'a str,
-    ports: u64,
 }
 
 #[derive(Serialize)]
@@ -280,6 +234,7 @@ impl<'a> Wire<'a> {
                     .collect(),
                 notes: &report.check.notes,
             },
+            cost: report.cost.as_ref(),
             advice: report.advice.iter().map(|a| Advice { cause: a.cause.id(), text: &a.text }).collect(),
         }
     }
@@ -311,54 +266,6 @@ impl<'a> Listener<'a> {
             ledger: Ledger::new(&listener.account),
         }
     }
-}
-
-impl<'a> Clients<'a> {
-    fn new(report: &'a Report) -> Clients<'a> {
-        let clients = &report.clients;
-        let process = |p: &'a model::ClientProcess| Process {
-            pid: p.pid,
-            comm: &p.comm,
-            connects: p.connects,
-            established: p.established,
-            failed: p.failed,
-            failed_by: &p.failed_by,
-            fins: by_ender(p.fins),
-            resets: by_ender(p.resets),
-        };
-        let exhaustion = |e: &'a model::Exhaustion| Exhaustion {
-            netns: e.netns,
-            server: e.server,
-            port: e.port,
-            failed: e.failed,
-            local_port_range: report.namespaces.get(&e.netns).and_then(|ns| ns.local_port_range),
-            in_use: e.in_use.as_ref().map(|ports| InUse {
-                by_state: &ports.by_state,
-                by_process: ports
-                    .by_process
-                    .iter()
-                    .map(|(pid, comm, ports)| Holder { pid: *pid, comm, ports: *ports })
-                    .collect(),
-                reserved_ports: ports.reserved,
-                tcp_tw_reuse: ports.tw_reuse,
-            }),
-        };
-        Clients {
-            connects: clients.connects,
-            established: clients.established,
-            in_progress: clients.in_progress,
-            failed: &clients.failed,
-            by_process: clients.by_process.iter().map(process).collect(),
-            port_exhaustion: clients.exhausted.iter().map(exhaustion).collect(),
-            fins: clients.fins.map(by_ender),
-            resets: clients.resets.map(by_ender),
-        }
-    }
-}
-
-/// Every ender, also those that are 0.
-fn by_ender(by: model::ByEnder) -> BTreeMap<&'static str, u64> {
-    by.iter().map(|(ender, n)| (ender.id(), n)).collect()
 }
 
 impl<'a> Mark<'a> {

@@ -5,6 +5,7 @@
 pub mod advice;
 mod blocks;
 mod causes;
+mod cost;
 mod doctor;
 mod events;
 mod format;
@@ -13,6 +14,7 @@ mod json;
 mod listeners;
 mod model;
 
+pub use cost::{Cost, ProgramCost, RingCost};
 pub use doctor::{
     Doctor, DoctorHook, DoctorHost, Finding, NotBetter, NotBy, State, write_human as write_doctor,
     write_json as write_doctor_json,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracer_abi::abi::{Cause, Counter, ENDERS, Ender};
 
+use super::Cost;
 use crate::ledger::Account;
 use crate::observe::{self, Sysctls};
 
@@ -37,6 +38,8 @@ pub struct Report {
     pub marks: Vec<Mark>,
     /// The kernel's counters beside the tracer's.
     pub check: Check,
+    /// What the tracing itself cost; `None` in recordings of versions that did not measure it.
+    pub cost: Option<Cost>,
     /// What to change; see [`super::advice::advise`].
     pub advice: Vec<Advice>,
     /// Facts about the namespaces that `listeners` and `clients` name, by inode number.

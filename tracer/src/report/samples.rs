@@ -75,6 +75,7 @@ pub(super) fn idle() -> Report {
         clients: Clients::default(),
         marks: Vec::new(),
         check: Check::new(counters(&[]), Missed::default()),
+        cost: None,
         advice: Vec::new(),
         namespaces: BTreeMap::from([(HOST_NETNS, host), (BLUE, blue)]),
     }

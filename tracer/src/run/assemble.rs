@@ -106,6 +106,7 @@ pub(super) fn assemble(facts: &Facts, story: Story, told: &mut dyn FnMut(&Decisi
         },
         marks: facts.marks.iter().map(super::facts::MarkFacts::mark).collect(),
         check: check(facts, global),
+        cost: facts.cost.clone(),
         advice: Vec::new(),
         namespaces: facts
             .namespaces

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 
 use anyhow::Result;
 
-use super::{FAILED, printed, privilege, session, wanted};
+use super::{FAILED, limits::bounds, printed, privilege, wanted};
 use crate::{
     cli::{DoctorPlan, ListFormat},
     kernel::{Host, Layout},
@@ -77,7 +77,7 @@ fn attempt(host: &Host, layout: Result<Layout, String>, status: &str, plan: &Doc
         ports: Box::new([0; 1024]),
         every_port: false,
         netns: None,
-        bounds: session::bounds()?,
+        bounds: bounds()?,
         log: log::LevelFilter::Off,
     };
     let survey = Probe::survey(host, &layout, &settings, wanted);

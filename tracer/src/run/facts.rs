@@ -8,7 +8,7 @@ use tracer_abi::abi::{Address, COUNTERS, ENDERS, Tuple, Watch};
 
 use crate::{
     ledger::SlotTotals,
-    report::{EndedBy, Mark, PortsInUse},
+    report::{Cost, EndedBy, Mark, PortsInUse},
 };
 
 /// One run, without its events.
@@ -42,6 +42,9 @@ pub(super) struct Facts {
     pub(super) watched: Vec<WatchFacts>,
     /// Why the ledger is not exact, besides what the numbers show.
     pub(super) doubts: Vec<String>,
+    /// What the tracing itself cost.
+    #[serde(default)]
+    pub(super) cost: Option<Cost>,
 }
 
 /// See [`EndedBy`].

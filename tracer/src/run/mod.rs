@@ -2,8 +2,10 @@
 
 mod assemble;
 mod command;
+mod cost;
 mod doctor;
 mod facts;
+mod limits;
 mod log;
 mod privilege;
 mod replay;

@@ -11,17 +11,19 @@ use jiff::Timestamp;
 use log::info;
 use tracer_abi::abi::ListenerInfo;
 
+use super::cost::Meter;
 use super::facts::{
     CommandFacts, CounterFacts, Ending, Facts, ListenerFacts, MarkFacts, NamespaceFacts, PortsFacts, ProcessFacts,
 };
+use super::limits::bounds;
 use super::story::Destination;
 use crate::{
     cli::{NetnsSelector, Plan},
     kernel::{Host, Layout},
     ledger::{IDLE_NS, SlotTotals},
     observe::{Namespace, Owner, in_namespace, namespaces, owners, ports, sysctl},
-    probe::{Bounds, Flavour, Probe, Settings, Tallies, WATCH_ENTRIES},
-    report::comm,
+    probe::{Flavour, Probe, Settings, Tallies},
+    report::{Cost, comm},
     stream::Ring,
 };
 use tracer_abi::abi::{Global, NO_LISTENER};
@@ -34,6 +36,7 @@ const ROOM_EVERY_NS: u64 = 10_000_000_000;
 /// Programs that count, and what is known of the host they count on.
 pub(super) struct Session {
     probe: Probe,
+    meter: Meter,
     layout: Layout,
     kernel: String,
     hooks: BTreeMap<String, Flavour>,
@@ -79,11 +82,12 @@ impl Session {
             NetnsSelector::All => None,
             _ => chosen.first().map(|ns| ns.inode),
         };
+        let bounds = bounds()?;
         let settings = Settings {
             ports: Box::new(*plan.ports.words()),
             every_port: plan.ports.is_every(),
             netns: only,
-            bounds: bounds()?,
+            bounds,
             log: log::max_level(),
         };
         let mut probe = Probe::attach(&host, &layout, &settings, super::wanted(plan.hooks))?;
@@ -116,8 +120,10 @@ impl Session {
         let start_ns = monotonic_ns();
 
         let own_netns = namespaces::current(Path::new(PROC))?.inode;
+        let meter = Meter::new(bounds.ring_bytes);
         let mut session = Session {
             probe,
+            meter,
             layout,
             kernel: host.release()?,
             hooks,
@@ -271,6 +277,12 @@ impl Session {
         })
     }
 
+    /// What the tracing itself has cost so far.
+    pub(super) fn cost(&self, ring: &Ring, facts: &Facts) -> Cost {
+        let lost = facts.globals.get(Global::EventsLost as usize).copied().unwrap_or(0);
+        self.meter.read(&self.probe, ring, lost)
+    }
+
     /// What is known at the end, without the events.
     pub(super) fn facts(
         &mut self,
@@ -333,6 +345,7 @@ impl Session {
             drop_reasons: reasons.filter_map(|r| Some((r, self.drop_reason(r)?))).collect(),
             watched: watched.iter().map(Into::into).collect(),
             doubts,
+            cost: None,
         })
     }
 
@@ -452,41 +465,4 @@ fn groups(listeners: &[(u32, ListenerInfo)]) -> BTreeMap<u32, u32> {
 pub(super) fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
-/// How large the maps are made on this machine.
-pub(super) fn bounds() -> Result<Bounds> {
-    let mut bounds = Bounds::for_cpus(online());
-    if let Some(bytes) = ring_bytes()? {
-        bounds.ring_bytes = bytes;
-    }
-    if let Some(entries) = watch_entries()? {
-        bounds.watched = entries;
-    }
-    Ok(bounds)
-}
-
-fn online() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
-}
-
-/// `TRACER_WATCH_ENTRIES`: another number of attempts to remember, to see what happens when it is too small.
-fn watch_entries() -> Result<Option<u32>> {
-    let Ok(text) = std::env::var("TRACER_WATCH_ENTRIES") else { return Ok(None) };
-    let entries: u32 =
-        text.parse().ok().filter(|n: &u32| (8..=WATCH_ENTRIES).contains(n)).with_context(|| {
-            format!("TRACER_WATCH_ENTRIES is {text}; it must be a number from 8 to {WATCH_ENTRIES}")
-        })?;
-    Ok(Some(entries))
-}
-
-/// `TRACER_RING_BYTES`: another size of the ring buffer, to see what happens when it is too small.
-fn ring_bytes() -> Result<Option<u32>> {
-    let Ok(text) = std::env::var("TRACER_RING_BYTES") else { return Ok(None) };
-    let bytes: u32 = text
-        .parse()
-        .ok()
-        .filter(|n: &u32| n.is_power_of_two() && *n >= 4096)
-        .with_context(|| format!("TRACER_RING_BYTES is {text}; it must be a power of two of at least 4096"))?;
-    Ok(Some(bytes))
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use log::info;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant as Deadline, sleep_until},
@@ -295,7 +296,11 @@ impl Run {
         marks.sort_by_key(|mark| mark.at_ns);
         let ports = std::mem::take(&mut self.ports_in_use);
         let reasons = std::mem::take(&mut self.reasons);
-        let facts = self.session.facts(ended_by, command, marks, ports, reasons.into_iter(), self.ring.unreadable)?;
+        let mut facts =
+            self.session.facts(ended_by, command, marks, ports, reasons.into_iter(), self.ring.unreadable)?;
+        let cost = self.session.cost(&self.ring, &facts);
+        cost.lines().iter().for_each(|line| info!("{line}"));
+        facts.cost = Some(cost);
         let Run { session, ring, story, recorder, .. } = self;
         // Nothing stays attached while the report is written.
         let start_ns = session.start_ns();

@@ -3,4 +3,4 @@
 pub mod recording;
 mod ring;
 
-pub use ring::{Ring, decode};
+pub use ring::{EVENT_BYTES, Ring, decode};
