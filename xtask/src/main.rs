@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build_ebpf;
+mod document;
 mod field_notes;
 mod host;
 mod test;
@@ -28,6 +30,8 @@ enum Command {
     Test(test::Options),
     /// Make the field notes' traffic again and show the tracer's numbers beside those of its programs
     FieldNotes(field_notes::Options),
+    /// Measure what watching a load costs, beside other programs that watch, and in guests by instructions
+    Bench(bench::Options),
     /// Run the scenarios on other kernels, in virtual machines, or get a shell in one
     Vm(vm::Options),
     /// Write the part of a kernel's type information (BTF) that tracer reads, for tests that need no such kernel
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
             Command::BuildEbpf(options) => build_ebpf::run(&options),
             Command::Test(options) => test::run(&options),
             Command::FieldNotes(options) => field_notes::run(&options),
+            Command::Bench(options) => bench::run(&options),
             Command::Vm(options) => vm::run(&options),
             Command::TrimBtf(options) => trim_btf::run(&options),
         }

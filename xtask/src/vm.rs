@@ -18,13 +18,13 @@ use guest_init::{
     plan::{self, Plan},
 };
 
-use crate::host::Workspace;
+use crate::{document, host::Workspace};
 
 mod apt;
 mod build;
 mod cpio;
-mod document;
 mod initramfs;
+mod instructions;
 mod kernels;
 mod matrix;
 mod modules;
@@ -44,7 +44,7 @@ use table::Column;
 const MODULES: [&str; 4] = ["tun", "nf_tables", "inet_diag", "tcp_diag"];
 
 /// Scenarios that put the machine under load, or measure time: they run one test at a time, when the others are through.
-const ALONE: [&str; 5] = ["field_note_1", "field_note_7", "field_note_8", "field_notes", "load"];
+const ALONE: [&str; 6] = ["field_note_1", "field_note_7", "field_note_8", "field_notes", "flood", "load"];
 
 /// How many tests run at a time otherwise: they mostly wait for the kernel's timers.
 ///
@@ -53,7 +53,7 @@ const ALONE: [&str; 5] = ["field_note_1", "field_note_7", "field_note_8", "field
 fn workers(accelerator: Accelerator) -> usize {
     match accelerator {
         Accelerator::Kvm => 3,
-        Accelerator::Tcg => 1,
+        Accelerator::Tcg | Accelerator::Counting => 1,
     }
 }
 
@@ -131,9 +131,18 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let file = host.directory.join("table.md");
     fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
     if options.document {
-        document::put_table(&workspace.root.join("docs/kernels.md"), &text)?;
+        document::put(&workspace.root.join("docs/kernels.md"), "cargo xtask vm", &text)?;
     }
     conclude(&columns, begun.elapsed(), &host.directory)
+}
+
+/// Instructions per connection on every kernel, as a table.
+pub(crate) fn instructions() -> anyhow::Result<String> {
+    qemu::prepare()?;
+    let directory = Workspace::locate()?.target.join("vm");
+    // One scenario has to be built; none is run.
+    let programs = build::build(&["doctor".to_owned()])?;
+    instructions::measure(&Host { cache: Cache::locate()?, programs, directory, cpus: 1 })
 }
 
 fn without_repetition<T: Ord + Copy>(values: &[T]) -> Vec<T> {

@@ -1,12 +1,14 @@
 //! Connections that are opened, accepted and closed as fast as one thread, or two, can: the load of the benchmarks.
 
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::thread::{CpuSet, Pid, sched_setaffinity};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 use tracer_tests::namespace::Namespace;
@@ -31,6 +33,10 @@ pub(crate) struct Options {
     /// Have every other SYN meet a full accept queue, whose client then gives up
     #[arg(long)]
     lose_half: bool,
+    /// Do not wait for `go`, but start this program, if any, and begin when it has said its first line on stderr; end it
+    /// afterwards, and tell what was measured on stderr
+    #[arg(long, num_args = 0.., allow_hyphen_values = true, value_name = "PROGRAM")]
+    beside: Option<Vec<String>>,
 }
 
 /// What was measured.
@@ -49,9 +55,53 @@ struct Measured {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let namespace = Namespace::enter()?;
     namespace.set("net/ipv4/tcp_max_tw_buckets", &options.time_wait.to_string())?;
+    // Else those of a second ago are used again on loopback, and how long the tracers take to start would count.
+    namespace.set("net/ipv4/tcp_tw_reuse", "0")?;
     on_cpu(0)?;
-    let measured = if options.two_cpus { two_cpus(options)? } else { one_cpu(options)? };
-    crate::tell(&measured)
+    let mut watcher = None;
+    let mut begin = || -> Result<()> {
+        let Some(argv) = &options.beside else { return crate::wait_for_go() };
+        if let [program, arguments @ ..] = argv.as_slice() {
+            watcher = Some(Watcher::start(program, arguments)?);
+        }
+        Ok(())
+    };
+    let measured = if options.two_cpus { two_cpus(options, &mut begin)? } else { one_cpu(options, &mut begin)? };
+    if let Some(watcher) = watcher {
+        watcher.end()?;
+    }
+    if options.beside.is_none() {
+        return crate::tell(&measured);
+    }
+    eprintln!("{}", serde_json::to_string(&measured).context("cannot write what was measured")?);
+    Ok(())
+}
+
+/// A program that watches the load.
+struct Watcher(Child);
+
+impl Watcher {
+    fn start(program: &str, arguments: &[String]) -> Result<Self> {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {program}"))?;
+        let mut line = String::new();
+        let stderr = child.stderr.as_mut().context("no stderr")?;
+        BufReader::new(stderr).read_line(&mut line).with_context(|| format!("cannot hear {program}"))?;
+        ensure!(!line.is_empty(), "{program} has ended");
+        Ok(Self(child))
+    }
+
+    fn end(mut self) -> Result<()> {
+        let id = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).context("no process id")?;
+        kill_process(id, Signal::TERM).context("cannot end the program beside the load")?;
+        let status = self.0.wait().context("cannot wait for the program beside the load")?;
+        ensure!(status.success(), "the program beside the load ended with {status}");
+        Ok(())
+    }
 }
 
 fn on_cpu(cpu: usize) -> Result<()> {
@@ -72,7 +122,7 @@ fn local(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-fn one_cpu(options: &Options) -> Result<Measured> {
+fn one_cpu(options: &Options, begin: &mut dyn FnMut() -> Result<()>) -> Result<Measured> {
     // A backlog of 0 has room for one connection.
     let listener = listen(options.port, if options.lose_half { 0 } else { 128 })?;
     let server = local(options.port);
@@ -82,7 +132,7 @@ fn one_cpu(options: &Options) -> Result<Measured> {
     for _ in 0..options.warm_up / each {
         once()?;
     }
-    crate::wait_for_go()?;
+    begin()?;
     let rounds = options.connections / each;
     let mut times = Vec::with_capacity(rounds as usize);
     let begin = Instant::now();
@@ -120,7 +170,7 @@ fn lose_one_of_two(listener: &TcpListener, server: SocketAddr) -> Result<()> {
 }
 
 /// The client waits for the server's end of each connection, so that neither is far ahead of the other.
-fn two_cpus(options: &Options) -> Result<Measured> {
+fn two_cpus(options: &Options, ready: &mut dyn FnMut() -> Result<()>) -> Result<Measured> {
     let listener = listen(options.port, 128)?;
     let server = local(options.port);
     let all = options.warm_up + options.connections;
@@ -135,7 +185,7 @@ fn two_cpus(options: &Options) -> Result<Measured> {
     let mut begin = Instant::now();
     for n in 0..all {
         if n == options.warm_up {
-            crate::wait_for_go()?;
+            ready()?;
             begin = Instant::now();
         }
         let from = Instant::now();
