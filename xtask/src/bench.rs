@@ -29,8 +29,14 @@ use crate::{
     vm,
 };
 
-/// Debian's packages with the peers.
-const PACKAGES: [&str; 5] = ["wrk", "nginx-light", "tcpdump", "bpftrace", "libbpf-tools"];
+/// Debian's packages with the peers and the loads, and the program that each is needed for.
+const PACKAGES: [(&str, &str); 5] = [
+    ("wrk", "wrk"),
+    ("nginx-light", "nginx"),
+    ("tcpdump", "tcpdump"),
+    ("bpftrace", "bpftrace"),
+    ("libbpf-tools", "tcpstates"),
+];
 /// How the page names this command.
 const COMMAND: &str = "cargo xtask bench";
 
@@ -73,7 +79,11 @@ struct Programs {
 fn measure(options: &Options) -> anyhow::Result<String> {
     test::check_tracefs()?;
     ensure!(host::is_root(), "the tracer traces the kernel; run: sudo -E cargo xtask bench");
-    if let Err(error) = host::install_packages(&PACKAGES, "comparing with other programs") {
+    let missing = |package: &&(&str, &str)| host::find_program(package.1).is_none();
+    let packages: Vec<&str> = PACKAGES.iter().filter(missing).map(|package| package.0).collect();
+    if !packages.is_empty()
+        && let Err(error) = host::install_packages(&packages, "comparing with other programs")
+    {
         println!("{error:#}; what is missing is left out");
     }
     let programs = Programs { tracer: test::build_tracer()?, load: build_load()? };
