@@ -7,7 +7,7 @@ use aya_ebpf::{
 use tracer_abi::abi::{Ender, Event, EventKind, Global, SlotCounters, Tuple};
 
 use crate::{
-    kernel::{Sock, config},
+    kernel::{Sock, atomic, config},
     maps::{COUNTERS, GLOBALS, RING},
 };
 
@@ -22,9 +22,9 @@ pub(crate) fn now() -> u64 {
 #[inline(always)]
 pub(crate) fn count(what: Global) {
     if let Some(counter) = GLOBALS.get_ptr_mut(what as u32) {
-        // SAFETY: this CPU's value of a live map. A system call's increment can be interrupted by a softirq's of the same
-        // counter only if both count the same thing, which they do not.
-        unsafe { *counter += 1 };
+        // SAFETY: this CPU's value of a live map, only ever changed by atomic addition: a softirq, and where preemption cannot be
+        // disabled another process, may count the same between the load and the store of this one.
+        unsafe { atomic::add(counter, 1) };
     }
 }
 
@@ -32,9 +32,8 @@ pub(crate) fn count(what: Global) {
 #[inline(always)]
 pub(crate) fn count_by(first: Global, ender: Ender) {
     if let Some(counter) = GLOBALS.get_ptr_mut(first as u32 + ender as u32) {
-        // SAFETY: this CPU's value of a live map. Only processes count here; on a kernel that lets them interrupt one another in a
-        // program, the second of two programs is run for the other one.
-        unsafe { *counter += 1 };
+        // SAFETY: as above.
+        unsafe { atomic::add(counter, 1) };
     }
 }
 
@@ -43,7 +42,7 @@ pub(crate) fn count_by(first: Global, ender: Ender) {
 pub(crate) fn count_many(what: Global, by: u64) {
     if let Some(counter) = GLOBALS.get_ptr_mut(what as u32) {
         // SAFETY: as above.
-        unsafe { *counter += by };
+        unsafe { atomic::add(counter, by) };
     }
 }
 
@@ -51,7 +50,8 @@ pub(crate) fn count_many(what: Global, by: u64) {
 #[inline(always)]
 pub(crate) fn slot_counters(slot: u32) -> Option<&'static mut SlotCounters> {
     let counters = COUNTERS.get_ptr_mut(slot)?;
-    // SAFETY: this CPU's value of a live map; system calls and softirqs write different fields.
+    // SAFETY: this CPU's value of a live map; system calls and softirqs write different fields, and where preemption cannot be
+    // disabled, what system calls count is added atomically.
     Some(unsafe { &mut *counters })
 }
 

@@ -145,8 +145,8 @@ pub(crate) static FAST_OPEN: LruHashMap<u64, u32> = LruHashMap::with_max_entries
 #[map]
 pub(crate) static FAST_OPENED: Array<u64> = Array::with_max_entries(1, 0);
 
-/// What the first of two programs has done for a thread, by thread: see `kernel::first_did`. Two threads with one place would both
-/// have to be between two programs of one event, and one of them preempted there.
+/// What the first of two programs has done for a thread, by thread: thread and kind of event, and object; see `kernel::first_did`. Two
+/// threads with one place would both have to be between two programs of one event, and one of them preempted there.
 #[map]
 pub(crate) static DONE: Array<[u64; 2]> = Array::with_max_entries(DONE_LEN, 0);
 
@@ -218,7 +218,9 @@ const TWINS: usize = 5;
 /// it interrupts our program is not shown to it. Under load that is hundreds of events a minute. So these places have two equal
 /// programs, one after the other: the first says what it has handled, and the second handles what the first was not run for. A
 /// softirq interrupts one of them at most, so that the other sees its events. Processes too can interrupt one another in a program
-/// (trampolines always; tracepoints on preemptible kernels since 7.0); what only they do is noted in [`DONE`].
+/// (trampolines always; tracepoints on preemptible kernels since 7.0), and then the program sees nobody's events on that CPU, softirqs'
+/// neither, until the first process goes on. What only processes do is noted in [`DONE`]; and where it can be, preemption is disabled
+/// while a program runs (`kernel::unpreempted`), for several processes would soon hold both programs.
 #[derive(Clone, Copy)]
 pub(crate) enum Twin {
     /// `consume_skb`; only what a softirq does matters.

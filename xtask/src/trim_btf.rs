@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use anyhow::Context as _;
-use tracer_abi::abi::{Counter, Offsets, places};
+use tracer_abi::abi::{Counter, Kfunc, Offsets, places};
 
 mod format;
 mod selection;
@@ -87,7 +87,8 @@ fn trim(btf: &Btf) -> Trimmed {
             absent.push(format!("tracepoint {tracepoint}"));
         }
     }
-    for function in places::FUNCTIONS {
+    let functions = places::FUNCTIONS.into_iter().chain(Kfunc::ALL.map(Kfunc::name)).chain([places::CALLS_APART]);
+    for function in functions {
         let mut found = false;
         // Static functions can share a name; what tracer makes of that is for it to show.
         for (id, _) in named(btf, Kind::Func, function) {
@@ -97,6 +98,10 @@ fn trim(btf: &Btf) -> Trimmed {
         if !found {
             absent.push(format!("function {function}"));
         }
+    }
+    let (strukt, field) = places::MIGHT_SLEEP;
+    if named(btf, Kind::Struct, strukt).filter(|(id, _)| selection.keep_path(*id, field)).count() == 0 {
+        absent.push(format!("field {field} in struct {strukt}"));
     }
     let helpers = [places::TASK_REGS, places::PERCPU_LOOKUP];
     let mut missing = BTreeSet::from(helpers);

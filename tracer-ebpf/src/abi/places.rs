@@ -29,6 +29,13 @@ pub const FUNCTIONS: [&str; 12] = [
     "tcp_v6_connect",
 ];
 
+/// A field that the verifier has where it lets a program call global functions while preemption is disabled (6.15).
+pub const MIGHT_SLEEP: (&str, &str) = ("bpf_subprog_info", "might_sleep");
+
+/// A function that the kernel has where a program at a system call's tracepoint is kept from itself only (7.x). Before, it is not run while
+/// any program at such a tracepoint or at a probe runs on that CPU, and one of a pair is run as seldom as the other.
+pub const CALLS_APART: &str = "trace_call_bpf_faultable";
+
 /// The enumeration of helpers that programs may call.
 pub const HELPERS: &str = "bpf_func_id";
 

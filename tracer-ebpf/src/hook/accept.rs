@@ -19,6 +19,9 @@
 //! the child, and behind the first argument, which the kernel leaves in the saved registers, the listener. io_uring does not come
 //! here. What is accepted may be closed already.
 //!
+//! A process can be preempted in the programs at functions' ends, and since 7.x in those at system calls: they are pairs, and disable
+//! preemption where they can (`kernel::unpreempted`); what they count is added atomically, for kernels where they cannot.
+//!
 //! Read from: net/ipv4/inet_connection_sock.c, net/ipv4/af_inet.c, net/socket.c (6.18).
 
 use aya_ebpf::{
@@ -30,7 +33,9 @@ use tracer_abi::abi::{EventKind, Phase, Tuple, flag, state, wait_bucket};
 use super::listener;
 use crate::{
     emit::{emit, now, slot_counters},
-    kernel::{INET, INET6, Sock, Syscall, current, first_did, second_must_do, sock_of, sock_of_fd, tcp},
+    kernel::{
+        INET, INET6, Sock, Syscall, atomic, current, first_did, second_must_do, sock_of, sock_of_fd, tcp, unpreempted,
+    },
     maps::{CHILDREN, EPOCH},
     watch,
 };
@@ -38,42 +43,28 @@ use crate::{
 /// With four arguments: up to 6.9.
 #[fexit(function = "inet_accept")]
 fn fx_accept4(ctx: FExitContext) -> i32 {
-    let (socket, new, error): (u64, u64, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(4));
-    if error == 0 {
-        grafted(socket, new);
-        first_did(new);
-    }
+    first(ctx.arg(0), ctx.arg(1), ctx.arg(4));
     0
 }
 
 /// The same, for what the first was not run for: another thread was preempted in it.
 #[fexit(function = "inet_accept")]
 fn fx_accept4b(ctx: FExitContext) -> i32 {
-    let (socket, new, error): (u64, u64, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(4));
-    if error == 0 && second_must_do(new) {
-        grafted(socket, new);
-    }
+    second(ctx.arg(0), ctx.arg(1), ctx.arg(4));
     0
 }
 
 /// With three arguments: 6.10 and later.
 #[fexit(function = "inet_accept")]
 fn fx_accept3(ctx: FExitContext) -> i32 {
-    let (socket, new, error): (u64, u64, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(3));
-    if error == 0 {
-        grafted(socket, new);
-        first_did(new);
-    }
+    first(ctx.arg(0), ctx.arg(1), ctx.arg(3));
     0
 }
 
 /// The same, for what the first was not run for.
 #[fexit(function = "inet_accept")]
 fn fx_accept3b(ctx: FExitContext) -> i32 {
-    let (socket, new, error): (u64, u64, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(3));
-    if error == 0 && second_must_do(new) {
-        grafted(socket, new);
-    }
+    second(ctx.arg(0), ctx.arg(1), ctx.arg(3));
     0
 }
 
@@ -82,10 +73,34 @@ fn fx_accept3b(ctx: FExitContext) -> i32 {
 #[fexit(function = "mptcp_stream_accept")]
 fn fx_maccept3(ctx: FExitContext) -> i32 {
     let (socket, new, error): (u64, u64, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(3));
-    if error == 0 {
-        grafted(socket, new);
-    }
+    unpreempted(|| {
+        if error == 0 {
+            grafted(socket, new);
+        }
+    });
     0
+}
+
+/// Tells what is noted here from changes of state, which have their states in its place.
+const ACCEPT: u8 = 0;
+
+#[inline(always)]
+fn first(socket: u64, new: u64, error: i32) {
+    unpreempted(|| {
+        if error == 0 {
+            grafted(socket, new);
+            first_did(new, ACCEPT);
+        }
+    });
+}
+
+#[inline(always)]
+fn second(socket: u64, new: u64, error: i32) {
+    unpreempted(|| {
+        if error == 0 && second_must_do(new, ACCEPT) {
+            grafted(socket, new);
+        }
+    });
 }
 
 #[inline(always)]
@@ -133,26 +148,49 @@ const RET: usize = 16;
 /// The end of `accept()`.
 #[tracepoint]
 fn tp_accept(ctx: TracePointContext) -> u32 {
-    returned(&ctx);
+    returned(&ctx, true);
+    0
+}
+
+/// The same, for what the first was not run for: another thread was preempted in it.
+#[tracepoint]
+fn tp_accept_b(ctx: TracePointContext) -> u32 {
+    returned(&ctx, false);
     0
 }
 
 /// The end of `accept4()`.
 #[tracepoint]
 fn tp_accept4(ctx: TracePointContext) -> u32 {
-    returned(&ctx);
+    returned(&ctx, true);
+    0
+}
+
+/// The same, for what the first was not run for.
+#[tracepoint]
+fn tp_accept4b(ctx: TracePointContext) -> u32 {
+    returned(&ctx, false);
     0
 }
 
 #[inline(always)]
-fn returned(ctx: &TracePointContext) -> Option<()> {
+fn returned(ctx: &TracePointContext, first: bool) {
     // SAFETY: every record of a sys_exit tracepoint has its result there.
-    let ret: i64 = unsafe { ctx.read_at(RET) }.ok()?;
-    if ret < 0 {
+    let ret: i64 = unsafe { ctx.read_at(RET) }.unwrap_or(-1);
+    if ret >= 0 {
+        unpreempted(|| descriptor(ret as u32, first));
+    }
+}
+
+#[inline(always)]
+fn descriptor(fd: u32, first: bool) -> Option<()> {
+    let phase = watch::phase()?;
+    let child = sock_of_fd(fd)?.tcp()?;
+    if first {
+        first_did(child.0, ACCEPT);
+    } else if !second_must_do(child.0, ACCEPT) {
         return None;
     }
-    let phase = watch::phase()?;
-    let child = sock_of_fd(ret as u32)?.tcp()?;
     let family = child.family();
     if family != INET && family != INET6 {
         return None;
@@ -190,17 +228,22 @@ pub(super) fn accepted(phase: Phase, listener: Sock, child: Sock) -> Option<()> 
         return Some(());
     }
     let counters = slot_counters(slot)?;
-    counters.accepted += 1;
+    // SAFETY: a live map value, changed in this function only, by atomic addition: where preemption cannot be disabled, another process
+    // may count between the load and the store of this one.
+    unsafe { atomic::add(&raw mut counters.accepted, 1) };
     let state = child.state();
     // The client had closed (CLOSE_WAIT) or reset (CLOSE) before anybody accepted.
     let dead = state == tcp::CLOSE || state == tcp::CLOSE_WAIT;
-    counters.dead_on_arrival += dead as u64;
+    // SAFETY: as above.
+    unsafe { atomic::add(&raw mut counters.dead_on_arrival, dead as u64) };
     let wait = (now() / 1000).saturating_sub(child.established_us());
     // Hidden from the compiler, which would otherwise leave out the bounds check that the verifier insists on.
     let bucket = core::hint::black_box(wait_bucket(wait));
     if let Some(bucket) = counters.wait.get_mut(bucket) {
-        *bucket += 1;
+        // SAFETY: as above.
+        unsafe { atomic::add(bucket, 1) };
     }
+    // Of two that are counted at once, the longer may be lost.
     if wait > counters.wait_max_us {
         counters.wait_max_us = wait;
     }

@@ -12,6 +12,9 @@
 //!
 //! As tracepoints: the change of state (see `sock_state`), and `sys_exit_connect` for the error that only the call returns.
 //!
+//! A process can be preempted in the programs at functions' ends, and since 7.x in those at system calls: they are pairs, and disable
+//! preemption where they can (`kernel::unpreempted`).
+//!
 //! Read from: net/ipv4/tcp_ipv4.c, net/ipv6/tcp_ipv6.c, net/ipv4/inet_hashtables.c (6.18).
 
 use aya_ebpf::{
@@ -23,7 +26,7 @@ use tracer_abi::abi::{Cause, Ender, EventKind, Global, NO_LISTENER, Phase, Proce
 use super::listener::{is_traced, of_port};
 use crate::{
     emit::{count, emit, slot_counters},
-    kernel::{Net, Sock, Syscall, Task, atomic, config, current, sock_of_fd},
+    kernel::{Net, Sock, Syscall, Task, atomic, config, current, sock_of_fd, unpreempted},
     maps::{CALLS, CONNECTING, Connecting, PROCESSES},
     untold, watch,
 };
@@ -31,14 +34,14 @@ use crate::{
 #[fexit(function = "tcp_v4_connect")]
 fn fx_connect_v4(ctx: FExitContext) -> i32 {
     let (sk, error): (u64, i32) = (ctx.arg(0), ctx.arg(3));
-    ended(Sock(sk), error);
+    unpreempted(|| ended(Sock(sk), error));
     0
 }
 
 #[fexit(function = "tcp_v6_connect")]
 fn fx_connect_v6(ctx: FExitContext) -> i32 {
     let (sk, error): (u64, i32) = (ctx.arg(0), ctx.arg(3));
-    ended(Sock(sk), error);
+    unpreempted(|| ended(Sock(sk), error));
     0
 }
 
@@ -46,14 +49,14 @@ fn fx_connect_v6(ctx: FExitContext) -> i32 {
 #[fexit(function = "tcp_v4_connect")]
 fn fx_connect_v4b(ctx: FExitContext) -> i32 {
     let (sk, error): (u64, i32) = (ctx.arg(0), ctx.arg(3));
-    ended(Sock(sk), error);
+    unpreempted(|| ended(Sock(sk), error));
     0
 }
 
 #[fexit(function = "tcp_v6_connect")]
 fn fx_connect_v6b(ctx: FExitContext) -> i32 {
     let (sk, error): (u64, i32) = (ctx.arg(0), ctx.arg(3));
-    ended(Sock(sk), error);
+    unpreempted(|| ended(Sock(sk), error));
     0
 }
 
@@ -219,7 +222,9 @@ fn failed(sk: Sock, entry: &Connecting, error: u32) -> Option<()> {
         // Nothing came back, and no listener here has seen a SYN of it that it did not queue: unanswered, as far as is known.
         let unanswered = error == ETIMEDOUT && watch::find(&entry.tuple).is_none() && !untold::knows(&entry.tuple);
         if exhausted || unanswered {
-            slot_counters(NO_LISTENER)?.attempts += 1;
+            let counter = &raw mut slot_counters(NO_LISTENER)?.attempts;
+            // SAFETY: a live map value. A softirq that counts a refused SYN here does so between two instructions of a process.
+            unsafe { atomic::add(counter, 1) };
         }
         emit(EventKind::ConnectFailed, &entry.tuple, |e| {
             e.slot = NO_LISTENER;
@@ -244,12 +249,24 @@ fn failed(sk: Sock, entry: &Connecting, error: u32) -> Option<()> {
 /// The end of `connect()`.
 #[tracepoint]
 fn tp_connect(ctx: TracePointContext) -> u32 {
+    exited(&ctx);
+    0
+}
+
+/// The same, for what the first was not run for: another thread was preempted in it. What the first has done leaves nothing to do.
+#[tracepoint]
+fn tp_connect_b(ctx: TracePointContext) -> u32 {
+    exited(&ctx);
+    0
+}
+
+#[inline(always)]
+fn exited(ctx: &TracePointContext) {
     // SAFETY: every record of a sys_exit tracepoint has its result at this offset.
     let ret: i64 = unsafe { ctx.read_at(16) }.unwrap_or(0);
     if ret < 0 && -ret != EINPROGRESS as i64 {
-        returned(-ret as u32);
+        unpreempted(|| returned(-ret as u32));
     }
-    0
 }
 
 #[inline(always)]

@@ -33,7 +33,7 @@ use tracer_abi::abi::{
 use super::{conn_request::drop_syn, listener};
 use crate::{
     emit::{count_many, emit, queues, slot_counters},
-    kernel::{ALL, Segment, Skb, Sock, config, cpu, first_handled, keep, kept, second_must_handle, tcp},
+    kernel::{ALL, Segment, Skb, Sock, config, cpu, first_handled, keep, kept, second_must_handle, tcp, unpreempted},
     maps::{Call, SEGMENT, Twin},
     untold, watch,
 };
@@ -161,8 +161,10 @@ fn cookie_checked(sk: Sock, child: u64) -> Option<()> {
 #[btf_tracepoint(function = "kfree_skb")]
 fn tp_kfree_skb(ctx: BtfTracePointContext) -> i32 {
     let skb: u64 = ctx.arg(0);
-    dropped(&ctx);
-    first_handled(Twin::Drop, skb);
+    unpreempted(|| {
+        dropped(&ctx);
+        first_handled(Twin::Drop, skb);
+    });
     0
 }
 
@@ -170,9 +172,11 @@ fn tp_kfree_skb(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "kfree_skb")]
 fn tp_kfree_skb2(ctx: BtfTracePointContext) -> i32 {
     let skb: u64 = ctx.arg(0);
-    if second_must_handle(Twin::Drop, skb) {
-        dropped(&ctx);
-    }
+    unpreempted(|| {
+        if second_must_handle(Twin::Drop, skb) {
+            dropped(&ctx);
+        }
+    });
     0
 }
 

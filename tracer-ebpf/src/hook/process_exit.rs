@@ -13,12 +13,17 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tracer_abi::abi::{EventKind, NO_LISTENER, Phase, Tuple};
 
-use crate::{emit::emit, kernel::current, maps::PROCESSES, watch};
+use crate::{
+    emit::emit,
+    kernel::{current, unpreempted},
+    maps::PROCESSES,
+    watch,
+};
 
 /// A thread ends.
 #[btf_tracepoint(function = "sched_process_exit")]
 fn tp_process_exit(_ctx: BtfTracePointContext) -> i32 {
-    exited();
+    unpreempted(exited);
     0
 }
 

@@ -20,13 +20,16 @@
 //! Open, and in the accept queue before it is established. SCTP, DCCP and
 //! MPTCP sockets come here too and are told by their protocol. The same on all kernels from 4.16.
 //!
+//! Since 7.0 a program here can be preempted, in a process. Each of the four leaves at once what is not its concern, and disables
+//! preemption for the rest (`kernel::unpreempted`): a process that is preempted in one keeps it from all others on that CPU.
+//!
 //! Read from: net/ipv4/af_inet.c, net/ipv4/tcp.c, net/ipv4/tcp_input.c, net/ipv4/inet_connection_sock.c (6.18).
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use super::{child, client_end, connect, fast_open, listener};
 use crate::{
-    kernel::{Sock, first_did, first_handled, second_must_do, second_must_handle, tcp},
+    kernel::{Sock, first_did, first_handled, second_must_do, second_must_handle, tcp, unpreempted},
     maps::Twin,
     watch,
 };
@@ -35,16 +38,18 @@ use crate::{
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn tp_set_state(ctx: BtfTracePointContext) -> i32 {
     let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    match (old, new) {
-        (tcp::SYN_RECV, tcp::ESTABLISHED) => {
-            established(Sock(sk));
-            first_handled(Twin::Child, sk);
-        }
-        (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::CLOSE) => {
-            gone(Sock(sk));
-            first_handled(Twin::Gone, sk);
-        }
-        _ => done(repeatable(Sock(sk), old, new)),
+    if concerns_packets(old, new) {
+        unpreempted(|| match (old, new) {
+            (tcp::SYN_RECV, tcp::ESTABLISHED) => {
+                established(Sock(sk));
+                first_handled(Twin::Child, sk);
+            }
+            (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::CLOSE) => {
+                gone(Sock(sk));
+                first_handled(Twin::Gone, sk);
+            }
+            _ => done(repeatable(Sock(sk), old, new)),
+        });
     }
     0
 }
@@ -54,22 +59,30 @@ fn tp_set_state(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn tp_set_state2(ctx: BtfTracePointContext) -> i32 {
     let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    match (old, new) {
-        (tcp::SYN_RECV, tcp::ESTABLISHED) if second_must_handle(Twin::Child, sk) => done(established(Sock(sk))),
-        (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::CLOSE) if second_must_handle(Twin::Gone, sk) => done(gone(Sock(sk))),
-        _ => done(repeatable(Sock(sk), old, new)),
+    if concerns_packets(old, new) {
+        unpreempted(|| match (old, new) {
+            (tcp::SYN_RECV, tcp::ESTABLISHED) if second_must_handle(Twin::Child, sk) => done(established(Sock(sk))),
+            (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::CLOSE) if second_must_handle(Twin::Gone, sk) => {
+                done(gone(Sock(sk)));
+            }
+            _ => done(repeatable(Sock(sk), old, new)),
+        });
     }
     0
 }
 
 /// Changes that only a process makes: in programs of their own, so that a process that is preempted in one (7.0 and later) does not
-/// keep the others from running, and small enough for the stack of old kernels.
+/// keep those of the softirqs from running, and small enough for the stack of old kernels.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn tp_own_state(ctx: BtfTracePointContext) -> i32 {
     let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    if is_a_process(Sock(sk), old, new) {
-        in_a_process(Sock(sk), old, new);
-        first_did(sk);
+    if concerns_processes(old, new) {
+        unpreempted(|| {
+            if is_a_process(Sock(sk), old, new) {
+                in_a_process(Sock(sk), old, new);
+                first_did(sk, kind(old, new));
+            }
+        });
     }
     0
 }
@@ -78,10 +91,40 @@ fn tp_own_state(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn tp_own_state2(ctx: BtfTracePointContext) -> i32 {
     let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    if is_a_process(Sock(sk), old, new) && second_must_do(sk) {
-        in_a_process(Sock(sk), old, new);
+    if concerns_processes(old, new) {
+        unpreempted(|| {
+            if is_a_process(Sock(sk), old, new) && second_must_do(sk, kind(old, new)) {
+                in_a_process(Sock(sk), old, new);
+            }
+        });
     }
     0
+}
+
+/// Whether a softirq can make this change. Of the others a program is rid in less time than it takes to disable preemption.
+#[inline(always)]
+fn concerns_packets(old: i32, new: i32) -> bool {
+    use tcp::*;
+    matches!(
+        (old, new),
+        (LISTEN, SYN_RECV)
+            | (SYN_RECV | SYN_SENT, ESTABLISHED | CLOSE)
+            | (ESTABLISHED, CLOSE_WAIT | CLOSE)
+            | (CLOSE_WAIT, CLOSE)
+    )
+}
+
+/// Whether a process can make this change, and it matters.
+#[inline(always)]
+fn concerns_processes(old: i32, new: i32) -> bool {
+    use tcp::*;
+    matches!(
+        (old, new),
+        (CLOSE, SYN_SENT | LISTEN)
+            | (LISTEN, CLOSE)
+            | (ESTABLISHED, FIN_WAIT1 | CLOSE)
+            | (CLOSE_WAIT, LAST_ACK | CLOSE)
+    )
 }
 
 /// What a body could not do is nobody's concern: it had nothing to do with a connection of ours.
@@ -121,15 +164,16 @@ fn repeatable(sk: Sock, old: i32, new: i32) -> Option<()> {
     }
 }
 
-/// Whether a process makes this change. What a softirq does must not come to the memory by thread.
+/// Whether a process makes this change that it can make. What a softirq does must not come to the memory by thread.
 #[inline(always)]
 fn is_a_process(sk: Sock, old: i32, new: i32) -> bool {
-    use tcp::*;
-    match (old, new) {
-        (CLOSE, SYN_SENT | LISTEN) | (LISTEN, CLOSE) | (ESTABLISHED, FIN_WAIT1) | (CLOSE_WAIT, LAST_ACK) => true,
-        (ESTABLISHED | CLOSE_WAIT, CLOSE) => client_end::is_reset(sk),
-        _ => false,
-    }
+    new != tcp::CLOSE || old == tcp::LISTEN || client_end::is_reset(sk)
+}
+
+/// Tells the changes of one socket apart: each has its own kind, and none that of an `accept()`.
+#[inline(always)]
+fn kind(old: i32, new: i32) -> u8 {
+    (old as u8) << 4 | new as u8
 }
 
 #[inline(always)]

@@ -22,7 +22,7 @@ use tracer_abi::abi::{Address, Cause, NO_LISTENER, Phase, Port};
 use super::{conn_request::drop_syn, listen_drop::is_filter, listener};
 use crate::{
     emit::slot_counters,
-    kernel::{Net, Segment, Skb, Sock, config, cpu, first_handled, second_must_handle, tcp},
+    kernel::{Net, Segment, Skb, Sock, config, cpu, first_handled, second_must_handle, tcp, unpreempted},
     maps::Twin,
     watch,
 };
@@ -31,8 +31,10 @@ use crate::{
 #[btf_tracepoint(function = "kfree_skb")]
 fn tp_unheard(ctx: BtfTracePointContext) -> i32 {
     let skb: u64 = ctx.arg(0);
-    dropped(&ctx);
-    first_handled(Twin::Unheard, skb);
+    unpreempted(|| {
+        dropped(&ctx);
+        first_handled(Twin::Unheard, skb);
+    });
     0
 }
 
@@ -40,9 +42,11 @@ fn tp_unheard(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "kfree_skb")]
 fn tp_unheard_b(ctx: BtfTracePointContext) -> i32 {
     let skb: u64 = ctx.arg(0);
-    if second_must_handle(Twin::Unheard, skb) {
-        dropped(&ctx);
-    }
+    unpreempted(|| {
+        if second_must_handle(Twin::Unheard, skb) {
+            dropped(&ctx);
+        }
+    });
     0
 }
 

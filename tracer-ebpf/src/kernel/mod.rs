@@ -7,6 +7,7 @@ pub(crate) mod atomic;
 pub(crate) mod config;
 mod net;
 mod percpu;
+mod preempt;
 mod request;
 mod skb;
 mod sock;
@@ -17,6 +18,7 @@ pub(crate) use net::{ALL, Net, only};
 pub(crate) use percpu::{
     cpu, first_did, first_handled, keep, kept, percpu_offset, percpu_offset_of, second_must_do, second_must_handle,
 };
+pub(crate) use preempt::unpreempted;
 pub(crate) use request::Request;
 pub(crate) use skb::{Segment, Skb};
 pub(crate) use sock::Sock;

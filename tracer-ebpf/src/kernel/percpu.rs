@@ -64,21 +64,30 @@ fn done(id: u64) -> Option<&'static mut [u64; 2]> {
     Some(unsafe { &mut *place })
 }
 
+/// Who does what: of a mark, that which is not the object. If the second program was missed, the mark stays, and must not be taken for
+/// what the same thread does to the object next, of which the first may be missed. Numbers of processes have 22 bits, so that the
+/// upper byte of a thread's is free.
+#[inline(always)]
+fn doer(kind: u8) -> (u64, u64) {
+    let id = current().id;
+    (id, id | (kind as u64) << 56)
+}
+
 /// The first of two programs has done this in process context, where a CPU's own memory can change hands between the two.
 #[inline(always)]
-pub(crate) fn first_did(object: u64) {
-    let id = current().id;
+pub(crate) fn first_did(object: u64, kind: u8) {
+    let (id, doer) = doer(kind);
     if let Some(place) = done(id) {
-        *place = [id, object];
+        *place = [doer, object];
     }
 }
 
 /// Whether the second of two programs has to do this, because the first was not run for it.
 #[inline(always)]
-pub(crate) fn second_must_do(object: u64) -> bool {
-    let id = current().id;
+pub(crate) fn second_must_do(object: u64, kind: u8) -> bool {
+    let (id, doer) = doer(kind);
     let Some(place) = done(id) else { return false };
-    if place[0] == id && place[1] == object {
+    if place[0] == doer && place[1] == object {
         place[1] = 0;
         return false;
     }

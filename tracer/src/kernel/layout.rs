@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tracer_abi::abi::{COUNTERS, Counter, Offsets, Reasons, TCP_RULES, places};
+use tracer_abi::abi::{COUNTERS, Counter, KFUNCS, Kfunc, Offsets, Reasons, TCP_RULES, places};
 
 use super::{Host, KernelError, types::Types};
 
@@ -21,6 +21,19 @@ pub struct Layout {
     pub mptcp_first: Option<u32>,
     /// What the programs can be attached to.
     pub signatures: Signatures,
+    /// The numbers among the kernel's types of what programs call to disable preemption, by [`Kfunc`]; `None` where they cannot.
+    pub preemption: Option<[u32; KFUNCS]>,
+}
+
+/// The kernel functions that programs call, if all are there, and if global functions may be called between them.
+fn preemption(types: &Types) -> Option<[u32; KFUNCS]> {
+    let (strukt, field) = places::MIGHT_SLEEP;
+    types.offset(types.strukt(strukt)?, field)?;
+    let mut numbers = [0; KFUNCS];
+    for (number, kfunc) in numbers.iter_mut().zip(Kfunc::ALL) {
+        *number = types.function_id(kfunc.name())?;
+    }
+    Some(numbers)
 }
 
 /// Which places the kernel has, and with how many arguments; prototypes keep no argument names, and their number is what tells
@@ -33,6 +46,8 @@ pub struct Signatures {
     pub task_regs: bool,
     /// Whether programs can reach other CPUs' values (`bpf_map_lookup_percpu_elem()`).
     pub percpu_lookup: bool,
+    /// Whether a program at a system call's tracepoint is kept from itself only, so that of a pair one sees what the other does not.
+    pub calls_apart: bool,
 }
 
 impl Signatures {
@@ -50,6 +65,7 @@ impl Signatures {
                 .collect(),
             task_regs: has(places::TASK_REGS),
             percpu_lookup: has(places::PERCPU_LOOKUP),
+            calls_apart: types.function_id(places::CALLS_APART).is_some(),
         }
     }
 
@@ -106,7 +122,15 @@ impl Layout {
             tcp_rules: TCP_RULES.map(|name| reason(name.trim_start_matches(PREFIX))),
         };
         let mptcp_first = types.strukt("mptcp_sock").and_then(|id| types.offset(id, "first"));
-        Ok(Layout { offsets, mib, reasons, drop_reasons, mptcp_first, signatures: Signatures::of(types) })
+        Ok(Layout {
+            offsets,
+            mib,
+            reasons,
+            drop_reasons,
+            mptcp_first,
+            signatures: Signatures::of(types),
+            preemption: preemption(types),
+        })
     }
 }
 

@@ -158,6 +158,12 @@ impl Types {
         })
     }
 
+    /// The number of a function among the types.
+    pub(super) fn function_id(&self, name: &str) -> Option<u32> {
+        let ids = self.btf.resolve_ids_by_name(name).ok()?;
+        ids.into_iter().find(|id| matches!(self.get(*id), Some(Type::Func(_))))
+    }
+
     fn get(&self, id: u32) -> Option<Type> {
         self.btf.resolve_type_by_id(id).ok()
     }

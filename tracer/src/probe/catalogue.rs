@@ -422,7 +422,9 @@ pub const HOOKS: &[Hook] = &[
                 flavour: Tracepoint,
                 programs: &[
                     ("tp_accept", Point::Classic("syscalls", "sys_exit_accept")),
+                    ("tp_accept_b", Point::Classic("syscalls", "sys_exit_accept")),
                     ("tp_accept4", Point::Classic("syscalls", "sys_exit_accept4")),
+                    ("tp_accept4b", Point::Classic("syscalls", "sys_exit_accept4")),
                 ],
             },
         ],
@@ -483,7 +485,13 @@ pub const HOOKS: &[Hook] = &[
                     ("kr_connect", Point::Kretprobe("tcp_v6_connect")),
                 ],
             },
-            Way { flavour: Tracepoint, programs: &[("tp_connect", Point::Classic("syscalls", "sys_exit_connect"))] },
+            Way {
+                flavour: Tracepoint,
+                programs: &[
+                    ("tp_connect", Point::Classic("syscalls", "sys_exit_connect")),
+                    ("tp_connect_b", Point::Classic("syscalls", "sys_exit_connect")),
+                ],
+            },
         ],
         without: "port exhaustion",
     },

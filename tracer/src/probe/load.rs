@@ -14,11 +14,13 @@ use zerocopy::IntoBytes;
 use super::{
     Bounds, Choice, Flavour, HOOKS, Hook, Point, ProbeError, Wanted, Way,
     bounds::{CALLS_ENTRIES, CHILDREN_ENTRIES},
+    kfunc,
 };
 use crate::kernel::{Host, Layout};
 
 /// The kernel side, built by `cargo xtask build-ebpf`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/ebpf/tracer.bpf.o"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/ebpf/tracer.bpf.o"));
 
 /// What is fixed for one run.
 #[derive(Clone, Debug)]
@@ -41,6 +43,7 @@ pub struct Probe {
     pub(super) cpus: Vec<usize>,
     pub(super) slots: u32,
     pub(super) choice: Choice,
+    pub(super) calls_apart: bool,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -198,13 +201,14 @@ impl Probe {
             .map_max_entries("NETS", settings.bounds.namespaces)
             .map_max_entries("CHILDREN", if accept_by_probe { CHILDREN_ENTRIES } else { 1 })
             .map_max_entries("CALLS", if connect_by_probe { CALLS_ENTRIES } else { 1 })
-            .load(OBJECT)
+            .load(kfunc::resolved(OBJECT, layout.preemption).bytes())
             .map_err(|e| refused_object(host, &e))?;
         let mut traced: Array<_, u64> = map(&mut ebpf, "TRACED")?;
         for (i, word) in settings.ports.iter().enumerate().filter(|(_, w)| **w != 0) {
             traced.set(i as u32, word, 0).map_err(|e| ProbeError::Map { map: "TRACED", reason: e.to_string() })?;
         }
-        let mut probe = Probe { ebpf, cpus, slots: settings.bounds.slots, logger: None, choice };
+        let calls_apart = layout.signatures.calls_apart;
+        let mut probe = Probe { ebpf, cpus, slots: settings.bounds.slots, logger: None, choice, calls_apart };
         if probe.choice.needs_tracefs() {
             ensure_tracefs(host)?;
         }

@@ -5,6 +5,7 @@ mod catalogue;
 mod choice;
 mod control;
 mod error;
+mod kfunc;
 mod load;
 mod tallies;
 

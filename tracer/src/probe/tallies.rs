@@ -152,11 +152,16 @@ impl Probe {
     pub fn unseen(&self) -> u64 {
         let ways = HOOKS.iter().filter_map(|hook| self.choice.way(hook).ok());
         let single = ways.flat_map(|way| {
-            let is_single = |point: &Point| way.programs.iter().filter(|(_, other)| other == point).count() == 1;
-            way.programs.iter().filter(move |(_, point)| is_single(point))
+            way.programs.iter().enumerate().filter(move |(at, (_, point))| {
+                let is_there = |programs: &[(&str, Point)]| programs.iter().any(|(_, other)| other == point);
+                let is_first = !is_there(&way.programs[..*at]);
+                // Where one of a pair is not run when the other is not, it is as if there was one.
+                let alone = matches!(point, Point::Classic(..)) && !self.calls_apart;
+                is_first && (alone || !is_there(&way.programs[at + 1..]))
+            })
         });
         single
-            .filter_map(|(name, _)| {
+            .filter_map(|(_, (name, _))| {
                 fdinfo(self.ebpf.program(name)?)?
                     .lines()
                     .find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, mem::offset_of};
 
-use tracer_abi::abi::{Counter, Offsets, TCP_RULES, places};
+use tracer_abi::abi::{Counter, Kfunc, Offsets, TCP_RULES, places};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{Fixture, Host, KERNELS, LINUX_6_18, edit, host_with, host_with_btf};
@@ -98,6 +98,30 @@ fn helpers_are_known_where_the_kernel_has_them() {
         assert_eq!(signatures.task_regs, kernel.version != "5.10", "{}: since 5.15", kernel.version);
         assert_eq!(signatures.percpu_lookup, kernel.version != "5.10", "{}: since 5.19", kernel.version);
     }
+}
+
+#[test]
+fn programs_at_system_calls_are_kept_apart_since_7() {
+    for kernel in &KERNELS {
+        let apart = read(kernel.btf).unwrap().signatures.calls_apart;
+        assert_eq!(apart, kernel.version == "7.2", "{}", kernel.version);
+    }
+}
+
+#[test]
+fn preemption_can_be_disabled_where_the_kernel_has_all_that_it_takes() {
+    for kernel in &KERNELS {
+        let found = read(kernel.btf).unwrap().preemption;
+        assert_eq!(found.is_some(), ["6.18", "7.2"].contains(&kernel.version), "{}: since 6.15", kernel.version);
+    }
+    let numbers = Kfunc::ALL.map(|it| edit::record(LINUX_6_18, edit::FUNC, it.name()).id);
+    assert_eq!(read(LINUX_6_18).unwrap().preemption, Some(numbers));
+    for kfunc in Kfunc::ALL {
+        let without = edit::renamed(LINUX_6_18, kfunc.name(), &kfunc.name().to_uppercase());
+        assert_eq!(read(&without).unwrap().preemption, None, "{kfunc:?}");
+    }
+    let without = edit::renamed(LINUX_6_18, "might_sleep", "might_slip_");
+    assert_eq!(read(&without).unwrap().preemption, None, "6.12 has the first two functions, but forbids other calls");
 }
 
 /// What kernels changed, from their sources: the columns are those of [`KERNELS`], and no number is no such place.
