@@ -145,7 +145,7 @@ pub(crate) static FAST_OPEN: LruHashMap<u64, u32> = LruHashMap::with_max_entries
 #[map]
 pub(crate) static FAST_OPENED: Array<u64> = Array::with_max_entries(1, 0);
 
-/// What the first of two programs has done for a thread, by thread: thread and kind of event, and object; see `kernel::first_did`. Two
+/// What the first of equal programs has done for a thread, by thread: thread and kind of event, and object; see `kernel::first_did`. Two
 /// threads with one place would both have to be between two programs of one event, and one of them preempted there.
 #[map]
 pub(crate) static DONE: Array<[u64; 2]> = Array::with_max_entries(DONE_LEN, 0);
@@ -185,7 +185,7 @@ pub(crate) struct CpuState {
     pub(crate) child_slot: u32,
     /// Whether `child` is watched.
     pub(crate) child_watched: u32,
-    /// The packet, or the socket, that the first of a pair of programs has handled; see [`Twin`].
+    /// The packet, or the socket, that the first of equal programs has handled; see [`Twin`].
     pub(crate) handled: [u64; TWINS],
     /// [`Phase`](tracer_abi::abi::Phase); written by the control program on this CPU.
     pub(crate) phase: u32,
@@ -209,7 +209,7 @@ pub(crate) enum Call {
     RtxSynack = 3,
 }
 
-/// Number of places with a pair of programs.
+/// Number of places with several equal programs.
 const TWINS: usize = 5;
 
 /// Places where events of a process and of a softirq come to the same program.
@@ -220,7 +220,8 @@ const TWINS: usize = 5;
 /// softirq interrupts one of them at most, so that the other sees its events. Processes too can interrupt one another in a program
 /// (trampolines always; tracepoints on preemptible kernels since 7.0), and then the program sees nobody's events on that CPU, softirqs'
 /// neither, until the first process goes on. What only processes do is noted in [`DONE`]; and where it can be, preemption is disabled
-/// while a program runs (`kernel::unpreempted`), for several processes would soon hold both programs.
+/// while a program runs (`kernel::unpreempted`), for several processes would soon hold both programs. A few instructions before and
+/// after stay: the changes of state, which are the most frequent of these events, have three programs.
 #[derive(Clone, Copy)]
 pub(crate) enum Twin {
     /// `consume_skb`; only what a softirq does matters.

@@ -126,6 +126,10 @@ pub struct Config {
     pub mptcp_first: u32,
     /// Troubled attempts that are told at a time; of those beyond only counts are kept.
     pub told_max: u32,
+    /// 1 if a process can be preempted in a program at a tracepoint (7.0).
+    pub preempted: u32,
+    /// 1 if programs can read kernel memory without a helper (6.17).
+    pub plain_reads: u32,
     /// Drop reasons.
     pub reasons: Reasons,
     /// Layouts.

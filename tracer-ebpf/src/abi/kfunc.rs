@@ -16,14 +16,20 @@ pub enum Kfunc {
     LocalIrqSave = 0x7ffe_0002,
     /// `void bpf_local_irq_restore(unsigned long *flags)` (6.14).
     LocalIrqRestore = 0x7ffe_0003,
+    /// `void *bpf_rdonly_cast(const void *obj, u32 btf_id)` (6.2); with type 0, anything at all can be read (6.17).
+    RdonlyCast = 0x7ffe_0004,
 }
 
 /// Number of kernel functions.
-pub const KFUNCS: usize = 4;
+pub const KFUNCS: usize = 5;
 
 impl Kfunc {
     /// All of them.
     pub const ALL: [Kfunc; KFUNCS] =
+        [Kfunc::PreemptDisable, Kfunc::PreemptEnable, Kfunc::LocalIrqSave, Kfunc::LocalIrqRestore, Kfunc::RdonlyCast];
+
+    /// Those that it takes to disable preemption, all or none.
+    pub const PREEMPTION: [Kfunc; 4] =
         [Kfunc::PreemptDisable, Kfunc::PreemptEnable, Kfunc::LocalIrqSave, Kfunc::LocalIrqRestore];
 
     /// Its name in the kernel.
@@ -34,6 +40,7 @@ impl Kfunc {
             Kfunc::PreemptEnable => "bpf_preempt_enable",
             Kfunc::LocalIrqSave => "bpf_local_irq_save",
             Kfunc::LocalIrqRestore => "bpf_local_irq_restore",
+            Kfunc::RdonlyCast => "bpf_rdonly_cast",
         }
     }
 

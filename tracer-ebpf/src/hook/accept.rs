@@ -34,7 +34,7 @@ use super::listener;
 use crate::{
     emit::{emit, now, slot_counters},
     kernel::{
-        INET, INET6, Sock, Syscall, atomic, current, first_did, second_must_do, sock_of, sock_of_fd, tcp, unpreempted,
+        INET, INET6, Sock, Syscall, atomic, current, first_did, last_must_do, sock_of, sock_of_fd, tcp, unpreempted,
     },
     maps::{CHILDREN, EPOCH},
     watch,
@@ -97,7 +97,7 @@ fn first(socket: u64, new: u64, error: i32) {
 #[inline(always)]
 fn second(socket: u64, new: u64, error: i32) {
     unpreempted(|| {
-        if error == 0 && second_must_do(new, ACCEPT) {
+        if error == 0 && last_must_do(new, ACCEPT) {
             grafted(socket, new);
         }
     });
@@ -188,7 +188,7 @@ fn descriptor(fd: u32, first: bool) -> Option<()> {
     let child = sock_of_fd(fd)?.tcp()?;
     if first {
         first_did(child.0, ACCEPT);
-    } else if !second_must_do(child.0, ACCEPT) {
+    } else if !last_must_do(child.0, ACCEPT) {
         return None;
     }
     let family = child.family();

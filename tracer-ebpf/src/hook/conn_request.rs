@@ -28,7 +28,7 @@ use tracer_abi::abi::{
 use super::{fast_open, listener};
 use crate::{
     emit::{count_many, emit, is_half_full, now, queues, slot_counters},
-    kernel::{ALL, Net, Segment, Skb, Sock, config, first_handled, keep, kept, only, second_must_handle},
+    kernel::{ALL, Net, Segment, Skb, Sock, config, first_handled, keep, kept, last_must_handle, only},
     maps::{Call, Twin},
     untold, watch,
 };
@@ -103,7 +103,7 @@ fn tp_consume_skb(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "consume_skb")]
 fn tp_consume_skb2(ctx: BtfTracePointContext) -> i32 {
     if let Some(skb) = syn(&ctx)
-        && second_must_handle(Twin::Syn, skb.0)
+        && last_must_handle(Twin::Syn, skb.0)
     {
         handled(skb);
     }

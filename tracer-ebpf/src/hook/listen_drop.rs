@@ -33,7 +33,7 @@ use tracer_abi::abi::{
 use super::{conn_request::drop_syn, listener};
 use crate::{
     emit::{count_many, emit, queues, slot_counters},
-    kernel::{ALL, Segment, Skb, Sock, config, cpu, first_handled, keep, kept, second_must_handle, tcp, unpreempted},
+    kernel::{ALL, Segment, Skb, Sock, config, cpu, first_handled, keep, kept, last_must_handle, tcp, unpreempted},
     maps::{Call, SEGMENT, Twin},
     untold, watch,
 };
@@ -173,7 +173,7 @@ fn tp_kfree_skb(ctx: BtfTracePointContext) -> i32 {
 fn tp_kfree_skb2(ctx: BtfTracePointContext) -> i32 {
     let skb: u64 = ctx.arg(0);
     unpreempted(|| {
-        if second_must_handle(Twin::Drop, skb) {
+        if last_must_handle(Twin::Drop, skb) {
             dropped(&ctx);
         }
     });

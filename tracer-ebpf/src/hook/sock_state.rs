@@ -20,7 +20,7 @@
 //! Open, and in the accept queue before it is established. SCTP, DCCP and
 //! MPTCP sockets come here too and are told by their protocol. The same on all kernels from 4.16.
 //!
-//! Since 7.0 a program here can be preempted, in a process. Each of the four leaves at once what is not its concern, and disables
+//! Since 7.0 a program here can be preempted, in a process. Each of the six leaves at once what is not its concern, and disables
 //! preemption for the rest (`kernel::unpreempted`): a process that is preempted in one keeps it from all others on that CPU.
 //!
 //! Read from: net/ipv4/af_inet.c, net/ipv4/tcp.c, net/ipv4/tcp_input.c, net/ipv4/inet_connection_sock.c (6.18).
@@ -29,17 +29,20 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use super::{child, client_end, connect, fast_open, listener};
 use crate::{
-    kernel::{Sock, first_did, first_handled, second_must_do, second_must_handle, tcp, unpreempted},
+    kernel::{
+        Sock, config, first_did, first_handled, last_must_do, last_must_handle, next_must_do, next_must_handle, tcp,
+        unpreempted_at_tracepoint,
+    },
     maps::Twin,
     watch,
 };
 
-/// Changes that a softirq makes, or either.
+/// Changes that a softirq makes, or either. Before 7.0, also those that only a process makes.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn tp_set_state(ctx: BtfTracePointContext) -> i32 {
     let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     if concerns_packets(old, new) {
-        unpreempted(|| match (old, new) {
+        unpreempted_at_tracepoint(|| match (old, new) {
             (tcp::SYN_RECV, tcp::ESTABLISHED) => {
                 established(Sock(sk));
                 first_handled(Twin::Child, sk);
@@ -51,6 +54,9 @@ fn tp_set_state(ctx: BtfTracePointContext) -> i32 {
             _ => done(repeatable(Sock(sk), old, new)),
         });
     }
+    if config!(preempted) == 0 && is_a_process(Sock(sk), old, new) {
+        in_a_process(Sock(sk), old, new);
+    }
     0
 }
 
@@ -58,26 +64,40 @@ fn tp_set_state(ctx: BtfTracePointContext) -> i32 {
 /// what is done once, however often it is asked for.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn tp_set_state2(ctx: BtfTracePointContext) -> i32 {
-    let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    if concerns_packets(old, new) {
-        unpreempted(|| match (old, new) {
-            (tcp::SYN_RECV, tcp::ESTABLISHED) if second_must_handle(Twin::Child, sk) => done(established(Sock(sk))),
-            (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::CLOSE) if second_must_handle(Twin::Gone, sk) => {
-                done(gone(Sock(sk)));
-            }
-            _ => done(repeatable(Sock(sk), old, new)),
-        });
+    if config!(preempted) == 0 {
+        again(&ctx, last_must_handle);
+    } else {
+        again(&ctx, next_must_handle);
     }
     0
 }
 
-/// Changes that only a process makes: in programs of their own, so that a process that is preempted in one (7.0 and later) does not
-/// keep those of the softirqs from running, and small enough for the stack of old kernels.
+/// The same, since 7.0, for what neither was run for: two processes were preempted in them.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn tp_set_state3(ctx: BtfTracePointContext) -> i32 {
+    again(&ctx, last_must_handle);
+    0
+}
+
+#[inline(always)]
+fn again(ctx: &BtfTracePointContext, must_handle: impl Fn(Twin, u64) -> bool) {
+    let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    if concerns_packets(old, new) {
+        unpreempted_at_tracepoint(|| match (old, new) {
+            (tcp::SYN_RECV, tcp::ESTABLISHED) if must_handle(Twin::Child, sk) => done(established(Sock(sk))),
+            (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::CLOSE) if must_handle(Twin::Gone, sk) => done(gone(Sock(sk))),
+            _ => done(repeatable(Sock(sk), old, new)),
+        });
+    }
+}
+
+/// Changes that only a process makes, since 7.0: in programs of their own, so that a process that is preempted in one does not keep
+/// those of the softirqs from running. Before, nothing but a softirq can come in between, and two programs do.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn tp_own_state(ctx: BtfTracePointContext) -> i32 {
     let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     if concerns_processes(old, new) {
-        unpreempted(|| {
+        unpreempted_at_tracepoint(|| {
             if is_a_process(Sock(sk), old, new) {
                 in_a_process(Sock(sk), old, new);
                 first_did(sk, kind(old, new));
@@ -90,15 +110,27 @@ fn tp_own_state(ctx: BtfTracePointContext) -> i32 {
 /// The same, for what the first was not run for: another process was preempted in it.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn tp_own_state2(ctx: BtfTracePointContext) -> i32 {
+    own_again(&ctx, next_must_do);
+    0
+}
+
+/// The same, for what neither was run for.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn tp_own_state3(ctx: BtfTracePointContext) -> i32 {
+    own_again(&ctx, last_must_do);
+    0
+}
+
+#[inline(always)]
+fn own_again(ctx: &BtfTracePointContext, must_do: impl Fn(u64, u8) -> bool) {
     let (sk, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     if concerns_processes(old, new) {
-        unpreempted(|| {
-            if is_a_process(Sock(sk), old, new) && second_must_do(sk, kind(old, new)) {
+        unpreempted_at_tracepoint(|| {
+            if is_a_process(Sock(sk), old, new) && must_do(sk, kind(old, new)) {
                 in_a_process(Sock(sk), old, new);
             }
         });
     }
-    0
 }
 
 /// Whether a softirq can make this change. Of the others a program is rid in less time than it takes to disable preemption.

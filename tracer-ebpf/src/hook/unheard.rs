@@ -22,7 +22,7 @@ use tracer_abi::abi::{Address, Cause, NO_LISTENER, Phase, Port};
 use super::{conn_request::drop_syn, listen_drop::is_filter, listener};
 use crate::{
     emit::slot_counters,
-    kernel::{Net, Segment, Skb, Sock, config, cpu, first_handled, second_must_handle, tcp, unpreempted},
+    kernel::{Net, Segment, Skb, Sock, config, cpu, first_handled, last_must_handle, tcp, unpreempted},
     maps::Twin,
     watch,
 };
@@ -43,7 +43,7 @@ fn tp_unheard(ctx: BtfTracePointContext) -> i32 {
 fn tp_unheard_b(ctx: BtfTracePointContext) -> i32 {
     let skb: u64 = ctx.arg(0);
     unpreempted(|| {
-        if second_must_handle(Twin::Unheard, skb) {
+        if last_must_handle(Twin::Unheard, skb) {
             dropped(&ctx);
         }
     });

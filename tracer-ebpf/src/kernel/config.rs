@@ -28,6 +28,8 @@ pub(crate) static CONFIG: Config = Config {
     has_percpu_lookup: 0,
     mptcp_first: 0,
     told_max: 0,
+    preempted: 0,
+    plain_reads: 0,
     reasons: Reasons { no_socket: 0, not_specified: 0, tcp_rules: [0; tracer_abi::abi::TCP_RULES.len()] },
     offsets: Offsets::ZERO,
 };

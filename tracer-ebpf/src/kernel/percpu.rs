@@ -34,7 +34,7 @@ pub(crate) fn kept(call: Call) -> Option<(u64, u64)> {
     if first == 0 { None } else { Some((first, second)) }
 }
 
-/// The first of two programs has handled this object.
+/// The first of several programs has handled this object.
 #[inline(always)]
 pub(crate) fn first_handled(twin: Twin, object: u64) {
     if let Some(cpu) = cpu() {
@@ -42,16 +42,23 @@ pub(crate) fn first_handled(twin: Twin, object: u64) {
     }
 }
 
-/// Whether the second of two programs has to handle this object, because the first was not run for it.
+/// Whether the program in the middle has to handle this object, because the first was not run for it. The last need not, then.
 #[inline(always)]
-pub(crate) fn second_must_handle(twin: Twin, object: u64) -> bool {
+pub(crate) fn next_must_handle(twin: Twin, object: u64) -> bool {
+    must_handle(twin, object, object)
+}
+
+/// Whether the last of several programs has to handle this object, because none before was run for it.
+#[inline(always)]
+pub(crate) fn last_must_handle(twin: Twin, object: u64) -> bool {
+    // The same address can come again: of that the first has to speak again.
+    must_handle(twin, object, 0)
+}
+
+#[inline(always)]
+fn must_handle(twin: Twin, object: u64, then: u64) -> bool {
     match cpu() {
-        Some(cpu) => {
-            let handled = cpu.handled[twin as usize] == object;
-            // The same address can come again: of that the first has to speak again.
-            cpu.handled[twin as usize] = 0;
-            !handled
-        }
+        Some(cpu) => core::mem::replace(&mut cpu.handled[twin as usize], then) != object,
         None => false,
     }
 }
@@ -64,7 +71,7 @@ fn done(id: u64) -> Option<&'static mut [u64; 2]> {
     Some(unsafe { &mut *place })
 }
 
-/// Who does what: of a mark, that which is not the object. If the second program was missed, the mark stays, and must not be taken for
+/// Who does what: of a mark, that which is not the object. If the last program was missed, the mark stays, and must not be taken for
 /// what the same thread does to the object next, of which the first may be missed. Numbers of processes have 22 bits, so that the
 /// upper byte of a thread's is free.
 #[inline(always)]
@@ -73,7 +80,7 @@ fn doer(kind: u8) -> (u64, u64) {
     (id, id | (kind as u64) << 56)
 }
 
-/// The first of two programs has done this in process context, where a CPU's own memory can change hands between the two.
+/// The first of several programs has done this in process context, where a CPU's own memory can change hands between the two.
 #[inline(always)]
 pub(crate) fn first_did(object: u64, kind: u8) {
     let (id, doer) = doer(kind);
@@ -82,16 +89,25 @@ pub(crate) fn first_did(object: u64, kind: u8) {
     }
 }
 
-/// Whether the second of two programs has to do this, because the first was not run for it.
+/// Whether the program in the middle has to do this, because the first was not run for it. The last need not, then.
 #[inline(always)]
-pub(crate) fn second_must_do(object: u64, kind: u8) -> bool {
+pub(crate) fn next_must_do(object: u64, kind: u8) -> bool {
+    must_do(object, kind, object)
+}
+
+/// Whether the last of several programs has to do this, because none before was run for it.
+#[inline(always)]
+pub(crate) fn last_must_do(object: u64, kind: u8) -> bool {
+    must_do(object, kind, 0)
+}
+
+#[inline(always)]
+fn must_do(object: u64, kind: u8, then: u64) -> bool {
     let (id, doer) = doer(kind);
     let Some(place) = done(id) else { return false };
-    if place[0] == doer && place[1] == object {
-        place[1] = 0;
-        return false;
-    }
-    true
+    let is_done = place[0] == doer && place[1] == object;
+    *place = [doer, then];
+    !is_done
 }
 
 /// `bpf_array.pptrs[0]` of the map `CPU`: the per-CPU address of its value, before any CPU's offset is added.

@@ -4,6 +4,8 @@ use core::{ffi::c_ulong, mem::MaybeUninit};
 
 use tracer_abi::abi::Kfunc;
 
+use super::config;
+
 /// Runs the body of a program that can run in a process with preemption enabled, without another process on this CPU meanwhile,
 /// where the kernel has the means (see [`Twin`](crate::maps::Twin)). Softirqs interrupt it all the same.
 ///
@@ -20,6 +22,16 @@ pub(crate) fn unpreempted<T>(body: impl FnOnce() -> T) {
     call_with::<{ Kfunc::LocalIrqSave as u32 }>(flags);
     call::<{ Kfunc::PreemptEnable as u32 }>();
     call_with::<{ Kfunc::LocalIrqRestore as u32 }>(flags);
+}
+
+/// The same for a program at a tracepoint, which can be preempted only since 7.0: before, nothing need be done.
+#[inline(always)]
+pub(crate) fn unpreempted_at_tracepoint<T>(body: impl FnOnce() -> T) {
+    if config!(preempted) != 0 {
+        unpreempted(body);
+    } else {
+        body();
+    }
 }
 
 /// What the collector replaces by the call of a kernel function, or by nothing.

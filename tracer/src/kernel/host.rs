@@ -53,6 +53,12 @@ impl Host {
         self.read("proc/sys/kernel/osrelease")
     }
 
+    /// Whether the kernel is of this version (major, minor) or a later one; not, if it does not say.
+    #[must_use]
+    pub fn is_since(&self, version: (u32, u32)) -> bool {
+        self.release().is_ok_and(|release| parse_version(&release).is_some_and(|own| own >= version))
+    }
+
     /// Whether the kernel has kprobes.
     #[must_use]
     pub fn has_kprobes(&self) -> bool {
@@ -129,5 +135,24 @@ impl Host {
             path: path.display().to_string(),
             problem: problem.to_owned(),
         })
+    }
+}
+
+/// Of `6.18.44-cloud-amd64`, the first two numbers.
+fn parse_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert_eq!(parse_version("6.18.44-fc-v669"), Some((6, 18)));
+        assert_eq!(parse_version("7.2-rc1"), Some((7, 2)));
+        assert_eq!(parse_version("custom"), None);
+        assert!(parse_version("6.9.1") < Some((6, 17)) && Some((6, 17)) <= parse_version("6.17.0"));
     }
 }

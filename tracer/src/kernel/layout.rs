@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tracer_abi::abi::{COUNTERS, Counter, KFUNCS, Kfunc, Offsets, Reasons, TCP_RULES, places};
+use tracer_abi::abi::{COUNTERS, Counter, Kfunc, Offsets, Reasons, TCP_RULES, places};
 
 use super::{Host, KernelError, types::Types};
 
@@ -22,15 +22,28 @@ pub struct Layout {
     /// What the programs can be attached to.
     pub signatures: Signatures,
     /// The numbers among the kernel's types of what programs call to disable preemption, by [`Kfunc`]; `None` where they cannot.
-    pub preemption: Option<[u32; KFUNCS]>,
+    pub preemption: Option<[u32; Kfunc::PREEMPTION.len()]>,
+    /// The number of the function that lets programs read kernel memory without a helper; `None` where there is none.
+    pub cast: Option<u32>,
+}
+
+impl Layout {
+    /// The number among the kernel's types of a function that programs may call; `None` where they may not.
+    #[must_use]
+    pub fn kfunc(&self, kfunc: Kfunc) -> Option<u32> {
+        match Kfunc::PREEMPTION.iter().position(|it| *it == kfunc) {
+            Some(index) => Some(self.preemption?[index]),
+            None => self.cast,
+        }
+    }
 }
 
 /// The kernel functions that programs call, if all are there, and if global functions may be called between them.
-fn preemption(types: &Types) -> Option<[u32; KFUNCS]> {
+fn preemption(types: &Types) -> Option<[u32; Kfunc::PREEMPTION.len()]> {
     let (strukt, field) = places::MIGHT_SLEEP;
     types.offset(types.strukt(strukt)?, field)?;
-    let mut numbers = [0; KFUNCS];
-    for (number, kfunc) in numbers.iter_mut().zip(Kfunc::ALL) {
+    let mut numbers = [0; Kfunc::PREEMPTION.len()];
+    for (number, kfunc) in numbers.iter_mut().zip(Kfunc::PREEMPTION) {
         *number = types.function_id(kfunc.name())?;
     }
     Some(numbers)
@@ -130,6 +143,7 @@ impl Layout {
             mptcp_first,
             signatures: Signatures::of(types),
             preemption: preemption(types),
+            cast: types.function_id(Kfunc::RdonlyCast.name()),
         })
     }
 }

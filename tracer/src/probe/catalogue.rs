@@ -88,6 +88,11 @@ impl Point {
     }
 }
 
+/// Programs that are needed only where a process can be preempted in a program at a tracepoint (7.0): before, what they are for is done
+/// by the first of their pair, or by `tp_set_state`.
+pub(super) const FOR_PREEMPTED: [&str; 7] =
+    ["tp_set_state3", "tp_own_state", "tp_own_state2", "tp_own_state3", "tp_accept_b", "tp_accept4b", "tp_connect_b"];
+
 /// What this kernel lacks for a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
@@ -354,8 +359,10 @@ pub const HOOKS: &[Hook] = &[
             programs: &[
                 ("tp_set_state", Point::Btf("inet_sock_set_state", 3)),
                 ("tp_set_state2", Point::Btf("inet_sock_set_state", 3)),
+                ("tp_set_state3", Point::Btf("inet_sock_set_state", 3)),
                 ("tp_own_state", Point::Btf("inet_sock_set_state", 3)),
                 ("tp_own_state2", Point::Btf("inet_sock_set_state", 3)),
+                ("tp_own_state3", Point::Btf("inet_sock_set_state", 3)),
             ],
         }],
         without: "connections entering the accept queue, listeners, local clients",

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use tracer_abi::abi::{KFUNCS, Kfunc};
+use tracer_abi::abi::Kfunc;
 use zerocopy::IntoBytes as _;
 
 /// An object file, aligned as its headers have to be.
@@ -30,12 +30,12 @@ impl Object {
     }
 }
 
-/// The object with calls of the functions that have these numbers, or of none. What is no object is left to aya to refuse.
-pub(super) fn resolved(object: &[u8], numbers: Option<[u32; KFUNCS]>) -> Object {
+/// The object with calls of the functions that have a number. What is no object is left to aya to refuse.
+pub(super) fn resolved(object: &[u8], number: &dyn Fn(Kfunc) -> Option<u32>) -> Object {
     let mut copy = Object::copy(object);
     for section in code(object).unwrap_or_default() {
         if let Some(instructions) = copy.bytes_mut().get_mut(section) {
-            resolve(instructions, numbers);
+            resolve(instructions, number);
         }
     }
     copy
@@ -52,13 +52,11 @@ const KERNEL_FUNCTION: u8 = 2 << 4;
 /// `BPF_ALU64 | BPF_MOV | BPF_K` with the result's register and 0.
 const RESULT_IS_ZERO: [u8; INSTRUCTION] = [0xb7, 0, 0, 0, 0, 0, 0, 0];
 
-fn resolve(section: &mut [u8], numbers: Option<[u32; KFUNCS]>) {
+fn resolve(section: &mut [u8], number: &dyn Fn(Kfunc) -> Option<u32>) {
     for instruction in section.chunks_exact_mut(INSTRUCTION) {
         let Some(kfunc) = marked(instruction) else { continue };
-        match numbers {
-            Some(numbers) => {
-                let [first, ..] = Kfunc::ALL;
-                let number = numbers[(kfunc as u32 - first as u32) as usize];
+        match number(kfunc) {
+            Some(number) => {
                 instruction[1] = KERNEL_FUNCTION;
                 instruction[4..].copy_from_slice(&number.to_le_bytes());
             }
@@ -99,9 +97,19 @@ fn code(object: &[u8]) -> Option<Vec<Range<usize>>> {
 
 #[cfg(test)]
 mod tests {
+    use tracer_abi::abi::KFUNCS;
+
     use super::{super::load::OBJECT, *};
 
-    const NUMBERS: [u32; KFUNCS] = [65_280, 65_282, 64_474, 64_472];
+    const NUMBERS: [u32; KFUNCS] = [65_280, 65_282, 64_474, 64_472, 65_300];
+
+    fn number(kfunc: Kfunc) -> Option<u32> {
+        Kfunc::ALL.into_iter().zip(NUMBERS).find(|(it, _)| *it == kfunc).map(|(_, number)| number)
+    }
+
+    fn none(_: Kfunc) -> Option<u32> {
+        None
+    }
     const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
 
     fn call(kind: u8, number: u32) -> [u8; 8] {
@@ -111,32 +119,32 @@ mod tests {
 
     /// A program that calls all functions, and a helper.
     fn program(kind: u8, numbers: [u32; KFUNCS]) -> Vec<u8> {
-        let [a, b, c, d] = numbers.map(|number| call(kind, number));
-        [a, call(0, 113), b, c, d, EXIT].concat()
+        let [a, b, c, d, e] = numbers.map(|number| call(kind, number));
+        [a, call(0, 113), b, c, d, e, EXIT].concat()
     }
 
-    const MARKS: [u32; KFUNCS] = [0x7ffe_0000, 0x7ffe_0001, 0x7ffe_0002, 0x7ffe_0003];
+    const MARKS: [u32; KFUNCS] = [0x7ffe_0000, 0x7ffe_0001, 0x7ffe_0002, 0x7ffe_0003, 0x7ffe_0004];
 
     #[test]
     fn marked_calls_become_calls_of_the_kernels_functions() {
         let mut section = program(0, MARKS);
-        resolve(&mut section, Some(NUMBERS));
+        resolve(&mut section, &number);
         assert_eq!(section, program(KERNEL_FUNCTION, NUMBERS));
     }
 
     #[test]
     fn without_the_functions_marked_calls_become_nothing() {
         let mut section = program(0, MARKS);
-        resolve(&mut section, None);
+        resolve(&mut section, &none);
         let nothing = RESULT_IS_ZERO;
-        assert_eq!(section, [nothing, call(0, 113), nothing, nothing, nothing, EXIT].concat());
+        assert_eq!(section, [nothing, call(0, 113), nothing, nothing, nothing, nothing, EXIT].concat());
     }
 
     #[test]
     fn other_kinds_of_calls_with_the_same_number_are_left_alone() {
         for kind in [1 << 4, KERNEL_FUNCTION] {
             let mut section = program(kind, MARKS);
-            resolve(&mut section, None);
+            resolve(&mut section, &none);
             assert_eq!(section, program(kind, MARKS));
         }
     }
@@ -150,8 +158,8 @@ mod tests {
     fn no_mark_is_left_in_the_object_and_nothing_else_is_changed() {
         let all = marks(OBJECT);
         assert!(all >= 15 * KFUNCS, "{all}: there are fifteen programs that can run in processes");
-        for numbers in [None, Some(NUMBERS)] {
-            let resolved = resolved(OBJECT, numbers);
+        for numbers in [number, none] {
+            let resolved = resolved(OBJECT, &numbers);
             assert_eq!(resolved.bytes().len(), OBJECT.len());
             assert_eq!(marks(resolved.bytes()), 0);
             let instructions = OBJECT.chunks_exact(INSTRUCTION).zip(resolved.bytes().chunks_exact(INSTRUCTION));
@@ -162,7 +170,7 @@ mod tests {
     #[test]
     fn what_is_no_object_is_passed_on_as_it_is() {
         for bytes in [&b""[..], b"\x7fELF", &[0xff; 100]] {
-            assert_eq!(resolved(bytes, Some(NUMBERS)).bytes(), bytes);
+            assert_eq!(resolved(bytes, &number).bytes(), bytes);
         }
     }
 }

@@ -14,6 +14,7 @@ use zerocopy::IntoBytes;
 use super::{
     Bounds, Choice, Flavour, HOOKS, Hook, Point, ProbeError, Wanted, Way,
     bounds::{CALLS_ENTRIES, CHILDREN_ENTRIES},
+    catalogue::FOR_PREEMPTED,
     kfunc,
 };
 use crate::kernel::{Host, Layout};
@@ -21,6 +22,9 @@ use crate::kernel::{Host, Layout};
 /// The kernel side, built by `cargo xtask build-ebpf`.
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/ebpf/tracer.bpf.o"));
+
+/// The first kernel that lets programs read anything by `bpf_rdonly_cast()`: its type information does not tell.
+const PLAIN_READS: (u32, u32) = (6, 17);
 
 /// What is fixed for one run.
 #[derive(Clone, Debug)]
@@ -187,6 +191,8 @@ impl Probe {
             has_percpu_lookup: u32::from(layout.signatures.percpu_lookup),
             mptcp_first: layout.mptcp_first.unwrap_or(u32::MAX),
             told_max: settings.bounds.watched / 8 * 7,
+            preempted: u32::from(layout.signatures.calls_apart),
+            plain_reads: u32::from(layout.cast.is_some() && host.is_since(PLAIN_READS)),
             reasons: layout.reasons,
             offsets: layout.offsets,
         };
@@ -201,7 +207,7 @@ impl Probe {
             .map_max_entries("NETS", settings.bounds.namespaces)
             .map_max_entries("CHILDREN", if accept_by_probe { CHILDREN_ENTRIES } else { 1 })
             .map_max_entries("CALLS", if connect_by_probe { CALLS_ENTRIES } else { 1 })
-            .load(kfunc::resolved(OBJECT, layout.preemption).bytes())
+            .load(kfunc::resolved(OBJECT, &|kfunc| layout.kfunc(kfunc)).bytes())
             .map_err(|e| refused_object(host, &e))?;
         let mut traced: Array<_, u64> = map(&mut ebpf, "TRACED")?;
         for (i, word) in settings.ports.iter().enumerate().filter(|(_, w)| **w != 0) {
@@ -232,6 +238,9 @@ impl Probe {
     /// whole flavour.
     fn take_way(&mut self, way: &'static Way, btf: &Btf) -> Result<Result<(), (String, bool)>, ProbeError> {
         for (at, (name, point)) in way.programs.iter().enumerate() {
+            if !self.calls_apart && FOR_PREEMPTED.contains(name) {
+                continue;
+            }
             // One program can go to several places.
             let is_loaded = way.programs[..at].iter().any(|(earlier, _)| earlier == name);
             let program = program(&mut self.ebpf, name)?;
