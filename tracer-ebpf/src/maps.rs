@@ -118,6 +118,10 @@ pub(crate) static EPOCH: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(4096, 0);
 
+/// A zero value of [`PROCESSES`], to insert: on the stack it would leave no room for anything else.
+#[map]
+pub(crate) static NO_PROCESS: Array<Process> = Array::with_max_entries(1, 0);
+
 /// Local connects that are under way, by the address of their `struct sock`: what establishes or fails them runs in a
 /// softirq, where nobody can tell whose they are. Only where client and server share the host; one entry for the
 /// duration of a handshake. Full: counted as `ConnectsUnseen`.

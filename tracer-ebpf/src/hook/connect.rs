@@ -27,7 +27,7 @@ use super::listener::{is_traced, of_port};
 use crate::{
     emit::{count, emit, slot_counters},
     kernel::{Net, Sock, Syscall, Task, atomic, config, current, sock_of_fd, unpreempted},
-    maps::{CALLS, CONNECTING, Connecting, PROCESSES},
+    maps::{CALLS, CONNECTING, Connecting, NO_PROCESS, PROCESSES},
     untold, watch,
 };
 
@@ -131,12 +131,15 @@ pub(super) struct OfProcess(*mut Process);
 impl OfProcess {
     #[inline(always)]
     fn get(pid: u32, comm: [u8; 16]) -> Option<OfProcess> {
-        if PROCESSES.get_ptr_mut(pid).is_none() {
-            let process = Process { comm, ..Process::default() };
-            // BPF_NOEXIST: another thread of the process may have been faster.
-            let _ = PROCESSES.insert(pid, process, 1);
+        if let Some(process) = PROCESSES.get_ptr_mut(pid) {
+            return Some(OfProcess(process));
         }
-        PROCESSES.get_ptr_mut(pid).map(OfProcess)
+        // BPF_NOEXIST: another thread of the process may have been faster.
+        let _ = PROCESSES.insert(pid, NO_PROCESS.get(0)?, 1);
+        let process = PROCESSES.get_ptr_mut(pid)?;
+        // SAFETY: a preallocated element that is never removed while programs are attached; all threads write the same name.
+        unsafe { (*process).comm = comm };
+        Some(OfProcess(process))
     }
 
     #[inline(always)]

@@ -8,3 +8,4 @@ mod kernel;
 mod laws;
 mod script;
 mod truth;
+mod untold;
