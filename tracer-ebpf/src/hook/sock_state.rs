@@ -53,6 +53,10 @@ fn tp_set_state(ctx: BtfTracePointContext) -> i32 {
             }
             _ => done(repeatable(Sock(sk), old, new)),
         });
+        // The only ones that both can make. To leave here keeps the verifier from following the rest after each way through the above.
+        if new != tcp::CLOSE {
+            return 0;
+        }
     }
     if config!(preempted) == 0 && is_a_process(Sock(sk), old, new) {
         in_a_process(Sock(sk), old, new);
