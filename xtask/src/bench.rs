@@ -30,13 +30,8 @@ use crate::{
 };
 
 /// Debian's packages with the peers and the loads, and the program that each is needed for.
-const PACKAGES: [(&str, &str); 5] = [
-    ("wrk", "wrk"),
-    ("nginx-light", "nginx"),
-    ("tcpdump", "tcpdump"),
-    ("bpftrace", "bpftrace"),
-    ("libbpf-tools", "tcpstates"),
-];
+const PACKAGES: [(&str, &str); 4] =
+    [("wrk", "wrk"), ("nginx-light", "nginx"), ("tcpdump", "tcpdump"), ("bpftrace", "bpftrace")];
 /// How the page names this command.
 const COMMAND: &str = "cargo xtask bench";
 

@@ -38,7 +38,7 @@ pub(super) const LOADS: [Load; 8] = [
     Load {
         name: "the same, one CPU, 20,000 in TIME_WAIT",
         unit: "connections",
-        kind: Kind::Own(&["churn", "--time-wait", "20000", "--warm-up", "20000", "--connections", "10000"]),
+        kind: Kind::Own(&["churn", "--time-wait", "20000", "--warm-up", "20000", "--connections", "2000"]),
     },
     Load { name: "every other SYN lost", unit: "connections", kind: Kind::Own(&["churn", "--lose-half"]) },
     Load {

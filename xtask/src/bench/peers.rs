@@ -24,26 +24,17 @@ pub(super) enum Peer {
     Tcpdump,
     /// A script that counts.
     Bpftrace,
-    /// One line for each change of state.
-    Tcpstates,
 }
 
 impl Peer {
-    pub(super) const ALL: [Peer; 6] = [
-        Peer::Tracer("tracepoint"),
-        Peer::Tracer("fentry"),
-        Peer::Tracer("kprobe"),
-        Peer::Tcpdump,
-        Peer::Bpftrace,
-        Peer::Tcpstates,
-    ];
+    pub(super) const ALL: [Peer; 5] =
+        [Peer::Tracer("tracepoint"), Peer::Tracer("fentry"), Peer::Tracer("kprobe"), Peer::Tcpdump, Peer::Bpftrace];
 
     pub(super) fn name(self) -> String {
         match self {
             Peer::Tracer(flavour) => format!("tracer, {flavour}"),
             Peer::Tcpdump => "tcpdump -w /dev/null".into(),
             Peer::Bpftrace => "bpftrace, three tracepoints".into(),
-            Peer::Tcpstates => "tcpstates".into(),
         }
     }
 
@@ -66,7 +57,6 @@ impl Peer {
                 command.args(["-e", &BPFTRACE.replace("PORT", &port)]);
                 (command, "ready")
             }
-            Peer::Tcpstates => (Command::new(program("tcpstates")?), "SKADDR"),
         };
         let mut process = Process::start(&mut command)?;
         process.line_within(ready, Duration::from_secs(20))?;

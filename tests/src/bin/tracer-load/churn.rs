@@ -57,6 +57,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     namespace.set("net/ipv4/tcp_max_tw_buckets", &options.time_wait.to_string())?;
     // Else those of a second ago are used again on loopback, and how long the tracers take to start would count.
     namespace.set("net/ipv4/tcp_tw_reuse", "0")?;
+    namespace.set("net/ipv4/ip_local_port_range", "1024 65535")?;
     on_cpu(0)?;
     let mut watcher = None;
     let mut begin = || -> Result<()> {
