@@ -57,7 +57,7 @@ impl Process {
                 Err(RecvTimeoutError::Timeout) => bail!("{} does not say {text:?}", self.name),
                 Err(RecvTimeoutError::Disconnected) => {
                     let last = self.heard.last().map_or("nothing", String::as_str).to_owned();
-                    bail!("{} has ended; the last that it said: {last}", self.name)
+                    bail!("{} has ended, and said last: {last}", self.name)
                 }
             }
         }
@@ -132,7 +132,7 @@ mod tests {
     fn a_program_that_ends_too_early_is_quoted() {
         let mut sh = Process::start(Command::new("sh").args(["-c", "echo no such kernel; exit 3"])).unwrap();
         let error = sh.line_with("ready").unwrap_err().to_string();
-        assert!(error.ends_with("the last that it said: no such kernel"), "{error}");
+        assert!(error.ends_with("and said last: no such kernel"), "{error}");
         assert_eq!(sh.ended().unwrap().code(), Some(3));
     }
 }
