@@ -1,7 +1,7 @@
 //! A run: until a signal, a duration or a command ends it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{BufWriter, IsTerminal},
     time::{Duration, Instant},
@@ -37,6 +37,9 @@ const BATCH: usize = 1024;
 /// Destinations whose local ports are looked at when they run out: the first ones.
 const PORTS_LOOKED_AT: usize = 8;
 
+/// Of a process number that comes back after so long it is another process that ends.
+const SAME_EXIT_NS: u64 = 1_000_000_000;
+
 /// Ends of client processes that become marks: of more, the first.
 const EXIT_MARKS: usize = 100;
 
@@ -66,6 +69,7 @@ async fn traced(plan: &Plan) -> Result<u8> {
         ports_in_use: Vec::new(),
         looked_at: BTreeSet::new(),
         exits: 0,
+        exited: BTreeMap::new(),
         reasons: BTreeSet::new(),
     };
 
@@ -145,6 +149,8 @@ struct Run {
     looked_at: BTreeSet<Destination>,
     /// How many of the marks are ends of client processes.
     exits: usize,
+    /// When each process ended that has a mark.
+    exited: BTreeMap<u32, u64>,
     /// Drop reasons that were met.
     reasons: BTreeSet<u32>,
 }
@@ -214,7 +220,7 @@ impl Run {
 
     /// Takes in what is in the ring.
     fn drain(&mut self, sink: &mut Sink) -> Result<()> {
-        let Run { session, ring, story, recorder, reasons, .. } = self;
+        let Run { session, ring, story, recorder, reasons, exited, .. } = self;
         let mut result = Ok(());
         let mut any = false;
         let mut exits = Vec::new();
@@ -224,7 +230,13 @@ impl Run {
                     any = true;
                     keep(&mut result, sink.ending(event, session.start_ns()));
                 }
-                Some(EventKind::ProcessExited) => exits.push((event.time_ns, exit_label(event))),
+                Some(EventKind::ProcessExited) => {
+                    // Its last threads can end on several CPUs at once, and each of them then sees that none is left.
+                    let last = exited.insert(event.pid, event.time_ns);
+                    if last.is_none_or(|last| event.time_ns.abs_diff(last) > SAME_EXIT_NS) {
+                        exits.push((event.time_ns, exit_label(event)));
+                    }
+                }
                 _ => {}
             }
             if event.cause == Cause::Filtered as u8 {
