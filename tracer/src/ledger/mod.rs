@@ -41,6 +41,9 @@ const ETIMEDOUT: u32 = 110;
 /// between two retransmissions (`TCP_RTO_MAX`, 120 s).
 pub const IDLE_NS: u64 = 130_000_000_000;
 
+/// Attempts that there is room for from the start: as many as the kernel side remembers.
+const AT_ONCE: usize = 131_072;
+
 /// Attempts that [`Ledger::tick`] looks at, at least, and how many calls make a round of all of them.
 const TICK_VISITS: usize = 1024;
 const TICK_ROUND: usize = 16;
@@ -76,7 +79,8 @@ impl Ledger {
     #[must_use]
     pub fn new(capacity: usize) -> Ledger {
         Ledger {
-            entries: IndexMap::new(),
+            // Pages that nothing is written to take no memory, and a table that grows would be there twice.
+            entries: IndexMap::with_capacity(capacity.min(AT_ONCE)),
             waiting: BTreeMap::new(),
             settled: BTreeMap::new(),
             forgotten: Forgotten::default(),
