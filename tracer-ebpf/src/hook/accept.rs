@@ -35,6 +35,7 @@ use crate::{
     emit::{emit, now, slot_counters},
     kernel::{
         INET, INET6, Sock, Syscall, atomic, current, first_did, last_must_do, sock_of, sock_of_fd, tcp, unpreempted,
+        unpreempted_at_tracepoint,
     },
     maps::{CHILDREN, EPOCH},
     watch,
@@ -178,7 +179,7 @@ fn returned(ctx: &TracePointContext, first: bool) {
     // SAFETY: every record of a sys_exit tracepoint has its result there.
     let ret: i64 = unsafe { ctx.read_at(RET) }.unwrap_or(-1);
     if ret >= 0 {
-        unpreempted(|| descriptor(ret as u32, first));
+        unpreempted_at_tracepoint(|| descriptor(ret as u32, first));
     }
 }
 

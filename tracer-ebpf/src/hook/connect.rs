@@ -26,7 +26,7 @@ use tracer_abi::abi::{Cause, Ender, EventKind, Global, NO_LISTENER, Phase, Proce
 use super::listener::{is_traced, of_port};
 use crate::{
     emit::{count, emit, slot_counters},
-    kernel::{Net, Sock, Syscall, Task, atomic, config, current, sock_of_fd, unpreempted},
+    kernel::{Net, Sock, Syscall, Task, atomic, config, current, sock_of_fd, unpreempted, unpreempted_at_tracepoint},
     maps::{CALLS, CONNECTING, Connecting, NO_PROCESS, PROCESSES},
     untold, watch,
 };
@@ -268,7 +268,7 @@ fn exited(ctx: &TracePointContext) {
     // SAFETY: every record of a sys_exit tracepoint has its result at this offset.
     let ret: i64 = unsafe { ctx.read_at(16) }.unwrap_or(0);
     if ret < 0 && -ret != EINPROGRESS as i64 {
-        unpreempted(|| returned(-ret as u32));
+        unpreempted_at_tracepoint(|| returned(-ret as u32));
     }
 }
 

@@ -33,7 +33,10 @@ use tracer_abi::abi::{
 use super::{conn_request::drop_syn, listener};
 use crate::{
     emit::{count_many, emit, queues, slot_counters},
-    kernel::{ALL, Segment, Skb, Sock, config, cpu, first_handled, keep, kept, last_must_handle, tcp, unpreempted},
+    kernel::{
+        ALL, Segment, Skb, Sock, config, cpu, first_handled, keep, kept, last_must_handle, tcp,
+        unpreempted_at_tracepoint,
+    },
     maps::{Call, SEGMENT, Twin},
     untold, watch,
 };
@@ -161,7 +164,7 @@ fn cookie_checked(sk: Sock, child: u64) -> Option<()> {
 #[btf_tracepoint(function = "kfree_skb")]
 fn tp_kfree_skb(ctx: BtfTracePointContext) -> i32 {
     let skb: u64 = ctx.arg(0);
-    unpreempted(|| {
+    unpreempted_at_tracepoint(|| {
         dropped(&ctx);
         first_handled(Twin::Drop, skb);
     });
@@ -172,7 +175,7 @@ fn tp_kfree_skb(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "kfree_skb")]
 fn tp_kfree_skb2(ctx: BtfTracePointContext) -> i32 {
     let skb: u64 = ctx.arg(0);
-    unpreempted(|| {
+    unpreempted_at_tracepoint(|| {
         if last_must_handle(Twin::Drop, skb) {
             dropped(&ctx);
         }

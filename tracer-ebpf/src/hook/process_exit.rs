@@ -15,7 +15,7 @@ use tracer_abi::abi::{EventKind, NO_LISTENER, Phase, Tuple};
 
 use crate::{
     emit::emit,
-    kernel::{current, unpreempted},
+    kernel::{current, unpreempted_at_tracepoint},
     maps::PROCESSES,
     watch,
 };
@@ -23,7 +23,7 @@ use crate::{
 /// A thread ends.
 #[btf_tracepoint(function = "sched_process_exit")]
 fn tp_process_exit(_ctx: BtfTracePointContext) -> i32 {
-    unpreempted(exited);
+    unpreempted_at_tracepoint(exited);
     0
 }
 

@@ -20,8 +20,10 @@
 //! Open, and in the accept queue before it is established. SCTP, DCCP and
 //! MPTCP sockets come here too and are told by their protocol. The same on all kernels from 4.16.
 //!
-//! Since 7.0 a program here can be preempted, in a process. Each of the six leaves at once what is not its concern, and disables
-//! preemption for the rest (`kernel::unpreempted`): a process that is preempted in one keeps it from all others on that CPU.
+//! Up to 6.19 two programs do: nothing but a softirq can come in between, and what only processes do is done by the first. Since 7.0
+//! a program here can be preempted, in a process, and there are six: three for what a softirq can do, three for what only a process
+//! does. Each leaves at once what is not its concern, and disables preemption for the rest (`kernel::unpreempted`): a process that is
+//! preempted in one keeps it from all others on that CPU.
 //!
 //! Read from: net/ipv4/af_inet.c, net/ipv4/tcp.c, net/ipv4/tcp_input.c, net/ipv4/inet_connection_sock.c (6.18).
 
@@ -58,7 +60,7 @@ fn tp_set_state(ctx: BtfTracePointContext) -> i32 {
             return 0;
         }
     }
-    if config!(preempted) == 0 && is_a_process(Sock(sk), old, new) {
+    if config!(preempted) == 0 && concerns_processes(old, new) && is_a_process(Sock(sk), old, new) {
         in_a_process(Sock(sk), old, new);
     }
     0

@@ -22,7 +22,7 @@ use tracer_abi::abi::{Address, Cause, NO_LISTENER, Phase, Port};
 use super::{conn_request::drop_syn, listen_drop::is_filter, listener};
 use crate::{
     emit::slot_counters,
-    kernel::{Net, Segment, Skb, Sock, config, cpu, first_handled, last_must_handle, tcp, unpreempted},
+    kernel::{Net, Segment, Skb, Sock, config, cpu, first_handled, last_must_handle, tcp, unpreempted_at_tracepoint},
     maps::Twin,
     watch,
 };
@@ -31,7 +31,7 @@ use crate::{
 #[btf_tracepoint(function = "kfree_skb")]
 fn tp_unheard(ctx: BtfTracePointContext) -> i32 {
     let skb: u64 = ctx.arg(0);
-    unpreempted(|| {
+    unpreempted_at_tracepoint(|| {
         dropped(&ctx);
         first_handled(Twin::Unheard, skb);
     });
@@ -42,7 +42,7 @@ fn tp_unheard(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "kfree_skb")]
 fn tp_unheard_b(ctx: BtfTracePointContext) -> i32 {
     let skb: u64 = ctx.arg(0);
-    unpreempted(|| {
+    unpreempted_at_tracepoint(|| {
         if last_must_handle(Twin::Unheard, skb) {
             dropped(&ctx);
         }
