@@ -7,6 +7,7 @@ mod control;
 mod error;
 mod kfunc;
 mod load;
+mod runs;
 mod tallies;
 
 pub use bounds::Bounds;
@@ -15,4 +16,5 @@ pub use catalogue::{Flavour, HOOKS, Hook, Obstacle, Point, Way};
 pub use choice::{Choice, Reason, Rejected, Wanted};
 pub use error::ProbeError;
 pub use load::{Probe, Settings, Survey};
+pub use runs::{ProgramRuns, Timing};
 pub use tallies::{NetTally, Tallies};
