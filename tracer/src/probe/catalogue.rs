@@ -55,9 +55,9 @@ impl Point {
     }
 }
 
-/// Programs that are needed only where a process can be preempted in a program at a tracepoint (7.0): before, what they are for is done
-/// by the first of their pair, or by `tp_set_state`.
-pub(super) const FOR_PREEMPTED: [&str; 7] =
+/// Programs that are needed only on kernels with preempted tracepoints: elsewhere, what they are for is done by the first of their pair,
+/// or by `tp_set_state`.
+pub(super) const FOR_PREEMPTED_TRACEPOINTS: [&str; 7] =
     ["tp_set_state3", "tp_own_state", "tp_own_state2", "tp_own_state3", "tp_accept_b", "tp_accept4b", "tp_connect_b"];
 
 /// One way to attach a hook.
