@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use anyhow::{Result, ensure};
 
+use crate::checksum::{fold, sum};
 use crate::rawtcp::flag::SYN;
 use crate::rawtcp::{Segment, Wire, encode};
 
@@ -79,19 +80,6 @@ impl<'wire> Flood<'wire> {
         self.packet[TCP_CHECKSUM_AT..][..2].copy_from_slice(&tcp.to_be_bytes());
         self.wire.put(&self.packet)
     }
-}
-
-/// The sum of 16-bit words.
-fn sum(bytes: &[u8]) -> u32 {
-    bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum()
-}
-
-/// The checksum of RFC 1071 from a sum of words.
-fn fold(mut sum: u32) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@
 //! device or without the program a scenario fails and says so.
 
 pub mod bpf;
+mod checksum;
 pub mod flood;
 pub mod hidden;
 pub mod laws;

@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::checksum::{fold, sum};
 use crate::namespace::{Family, Namespace};
 use crate::{sys, tun, wait};
 
@@ -328,7 +329,7 @@ pub(crate) fn encode(segment: &Segment) -> Result<Vec<u8>> {
             packet.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
             packet.extend(source.octets());
             packet.extend(destination.octets());
-            let checksum = internet_checksum(&[&packet]);
+            let checksum = fold(sum(&packet));
             packet[10..12].copy_from_slice(&checksum.to_be_bytes());
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
@@ -342,7 +343,7 @@ pub(crate) fn encode(segment: &Segment) -> Result<Vec<u8>> {
     }
     let addresses = if segment.source.is_ipv4() { &packet[12..] } else { &packet[8..] };
     let tail = u32::from(protocol) + u32::try_from(length)?;
-    let checksum = internet_checksum(&[addresses, &tail.to_be_bytes(), &tcp]);
+    let checksum = fold(sum(addresses) + sum(&tail.to_be_bytes()) + sum(&tcp));
     tcp[CHECKSUM_AT..CHECKSUM_AT + 2].copy_from_slice(&checksum.to_be_bytes());
     packet.extend(tcp);
     Ok(packet)
@@ -372,20 +373,6 @@ fn decode(packet: &[u8]) -> Option<Segment> {
         flags: *tcp.get(13)?,
         payload: tcp.get(usize::from(tcp.get(12)? >> 4) * 4..)?.to_vec(),
     })
-}
-
-/// The ones' complement checksum of RFC 1071 over parts of even length (the
-/// last may be odd).
-fn internet_checksum(parts: &[&[u8]]) -> u16 {
-    let words = parts
-        .iter()
-        .flat_map(|part| part.chunks(2))
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 #[cfg(test)]

@@ -59,8 +59,9 @@ pub struct Signatures {
     pub task_regs: bool,
     /// Whether programs can reach other CPUs' values (`bpf_map_lookup_percpu_elem()`).
     pub percpu_lookup: bool,
-    /// Whether a program at a system call's tracepoint is kept from itself only, so that of a pair one sees what the other does not.
-    pub calls_apart: bool,
+    /// Whether a process can be preempted in a program at a tracepoint, with all that follows from it: see
+    /// [`places::PREEMPTED_TRACEPOINTS`].
+    pub preempted_tracepoints: bool,
 }
 
 impl Signatures {
@@ -78,7 +79,7 @@ impl Signatures {
                 .collect(),
             task_regs: has(places::TASK_REGS),
             percpu_lookup: has(places::PERCPU_LOOKUP),
-            calls_apart: types.function_id(places::CALLS_APART).is_some(),
+            preempted_tracepoints: types.function_id(places::PREEMPTED_TRACEPOINTS).is_some(),
         }
     }
 

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    Flavour, HOOKS, Hook, ProbeError,
-    catalogue::{Obstacle, Point, Way},
-};
+use super::{Flavour, HOOKS, Hook, Obstacle, Point, ProbeError, Way};
 use crate::kernel::Signatures;
 
 /// What the user wants.

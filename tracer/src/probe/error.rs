@@ -63,6 +63,9 @@ pub enum ProbeError {
         /// What went wrong.
         reason: String,
     },
+    /// The kernel does not count and time the runs of programs.
+    #[error("the kernel does not time programs: {0}")]
+    Timing(String),
     /// Nothing that this kernel takes does for a hook.
     #[error("hook {hook} ({without}) cannot be attached {reasons}{remedy}")]
     NoWay {

@@ -14,7 +14,7 @@ use zerocopy::IntoBytes;
 use super::{
     Bounds, Choice, Flavour, HOOKS, Hook, Point, ProbeError, Wanted, Way,
     bounds::{CALLS_ENTRIES, CHILDREN_ENTRIES},
-    catalogue::FOR_PREEMPTED,
+    catalogue::FOR_PREEMPTED_TRACEPOINTS,
     kfunc,
 };
 use crate::kernel::{Host, Layout};
@@ -47,7 +47,7 @@ pub struct Probe {
     pub(super) cpus: Vec<usize>,
     pub(super) slots: u32,
     pub(super) choice: Choice,
-    pub(super) calls_apart: bool,
+    pub(super) preempted_tracepoints: bool,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -191,7 +191,7 @@ impl Probe {
             has_percpu_lookup: u32::from(layout.signatures.percpu_lookup),
             mptcp_first: layout.mptcp_first.unwrap_or(u32::MAX),
             told_max: settings.bounds.watched / 8 * 7,
-            preempted: u32::from(layout.signatures.calls_apart),
+            preempted: u32::from(layout.signatures.preempted_tracepoints),
             plain_reads: u32::from(layout.cast.is_some() && host.is_since(PLAIN_READS)),
             reasons: layout.reasons,
             offsets: layout.offsets,
@@ -213,8 +213,9 @@ impl Probe {
         for (i, word) in settings.ports.iter().enumerate().filter(|(_, w)| **w != 0) {
             traced.set(i as u32, word, 0).map_err(|e| ProbeError::Map { map: "TRACED", reason: e.to_string() })?;
         }
-        let calls_apart = layout.signatures.calls_apart;
-        let mut probe = Probe { ebpf, cpus, slots: settings.bounds.slots, logger: None, choice, calls_apart };
+        let preempted_tracepoints = layout.signatures.preempted_tracepoints;
+        let slots = settings.bounds.slots;
+        let mut probe = Probe { ebpf, cpus, slots, logger: None, choice, preempted_tracepoints };
         if probe.choice.needs_tracefs() {
             ensure_tracefs(host)?;
         }
@@ -238,7 +239,7 @@ impl Probe {
     /// whole flavour.
     fn take_way(&mut self, way: &'static Way, btf: &Btf) -> Result<Result<(), (String, bool)>, ProbeError> {
         for (at, (name, point)) in way.programs.iter().enumerate() {
-            if !self.calls_apart && FOR_PREEMPTED.contains(name) {
+            if !self.preempted_tracepoints && FOR_PREEMPTED_TRACEPOINTS.contains(name) {
                 continue;
             }
             // One program can go to several places.

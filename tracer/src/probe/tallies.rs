@@ -1,19 +1,14 @@
 //! Reading what was counted.
 
-use std::os::fd::{AsFd, AsRawFd};
-
 use aya::{
     Pod,
     maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
-    programs::Program,
 };
 use tracer_abi::abi::{
     COUNTERS, ControlOp, Global, ListenerInfo, NetCounters, Process, RIVALS, SlotCounters, Tuple, Watch,
 };
 
-use crate::report::ProgramCost;
-
-use super::{HOOKS, Point, Probe, ProbeError, bounds::WATCH_ENTRIES, load::map};
+use super::{Probe, ProbeError, bounds::WATCH_ENTRIES, load::map};
 
 /// The orphan rule keeps aya's marker trait from the shared types; these wrappers carry it.
 macro_rules! pod {
@@ -123,52 +118,6 @@ impl Probe {
         Ok(tallies)
     }
 
-    /// How often each program ran and how long that took, the longest first; `None` if the kernel was not counting.
-    #[must_use]
-    pub fn program_costs(&self) -> Option<Vec<ProgramCost>> {
-        let mut costs: Vec<ProgramCost> = self
-            .ebpf
-            .programs()
-            .filter_map(|(name, program)| {
-                let info = fdinfo(program)?;
-                let field = |key: &str| {
-                    info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse().ok())
-                };
-                Some(ProgramCost {
-                    name: name.to_owned(),
-                    runs: field("run_cnt")?,
-                    nanoseconds: field("run_time_ns")?,
-                    missed: field("recursion_misses").unwrap_or(0),
-                })
-            })
-            .collect();
-        costs.sort_by(|a, b| (b.nanoseconds, &a.name).cmp(&(a.nanoseconds, &b.name)));
-        costs.iter().any(|program| program.runs > 0).then_some(costs)
-    }
-
-    /// How often a program of a place without a pair was not run, because another one was running on that CPU: events that
-    /// nobody saw (`recursion_misses`, kernel 5.12 and later).
-    #[must_use]
-    pub fn unseen(&self) -> u64 {
-        let ways = HOOKS.iter().filter_map(|hook| self.choice.way(hook).ok());
-        let single = ways.flat_map(|way| {
-            way.programs.iter().enumerate().filter(move |(at, (_, point))| {
-                let is_there = |programs: &[(&str, Point)]| programs.iter().any(|(_, other)| other == point);
-                let is_first = !is_there(&way.programs[..*at]);
-                // Where one of a pair is not run when the other is not, it is as if there was one.
-                let alone = matches!(point, Point::Classic(..)) && !self.calls_apart;
-                is_first && (alone || !is_there(&way.programs[at + 1..]))
-            })
-        });
-        single
-            .filter_map(|(_, (name, _))| {
-                fdinfo(self.ebpf.program(name)?)?
-                    .lines()
-                    .find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
-            })
-            .sum()
-    }
-
     /// Makes room in the kernel side's memory of troubled attempts, if more than a quarter of it is taken: attempts of which
     /// nothing was heard since `before_ns` (`CLOCK_MONOTONIC`) are forgotten. Gives how many were looked at.
     ///
@@ -201,12 +150,6 @@ impl Probe {
         let watch: HashMap<_, PodTuple, PodWatch> = map(&mut self.ebpf, "WATCH")?;
         watch.iter().map(|entry| entry.map(|(k, v)| (k.0, v.0)).map_err(failed("WATCH"))).collect()
     }
-}
-
-/// What the kernel says of a program, line by line. By the collector's own descriptor: aya has no other way to some of it.
-fn fdinfo(program: &Program) -> Option<String> {
-    let fd = program.fd().ok()?.as_fd().as_raw_fd();
-    std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()
 }
 
 fn failed(map: &'static str) -> impl Fn(aya::maps::MapError) -> ProbeError {

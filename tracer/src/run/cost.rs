@@ -1,14 +1,13 @@
 //! What the tracing itself costs, measured.
 
-use std::{fs, os::fd::OwnedFd};
+use std::fs;
 
-use aya::sys::{Stats, enable_stats};
 use log::info;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
-    probe::Probe,
-    report::{Cost, RingCost},
+    probe::{Probe, ProgramRuns, Timing},
+    report::{Cost, ProgramCost, RingCost},
     stream::{EVENT_BYTES, Ring},
 };
 
@@ -16,16 +15,16 @@ use crate::{
 pub(super) struct Meter {
     attach_cpu_seconds: f64,
     ring_bytes: u64,
-    /// While this is open, the kernel counts the runs of programs.
-    _stats: Option<OwnedFd>,
+    /// Held for as long as programs are to be timed.
+    _timing: Option<Timing>,
 }
 
 impl Meter {
     /// To be called when counting begins.
     pub(super) fn new(ring_bytes: u32) -> Meter {
-        let stats = (log::max_level() >= log::LevelFilter::Info).then(|| enable_stats(Stats::RunTime));
-        let stats = stats.and_then(|stats| stats.inspect_err(|e| info!("the kernel does not time programs: {e}")).ok());
-        Meter { attach_cpu_seconds: cpu_seconds(), ring_bytes: ring_bytes.into(), _stats: stats }
+        let timing = (log::max_level() >= log::LevelFilter::Info).then(Timing::begin);
+        let timing = timing.and_then(|timing| timing.inspect_err(|e| info!("{e}")).ok());
+        Meter { attach_cpu_seconds: cpu_seconds(), ring_bytes: ring_bytes.into(), _timing: timing }
     }
 
     /// What it has cost so far. `lost`: events that found no room in the ring.
@@ -40,9 +39,15 @@ impl Meter {
                 events: ring.events,
                 lost,
             },
-            programs: probe.program_costs(),
+            programs: probe.program_runs().map(|programs| programs.into_iter().map(program_cost).collect()),
         }
     }
+}
+
+/// Under the names of the report.
+fn program_cost(program: ProgramRuns) -> ProgramCost {
+    let ProgramRuns { name, runs, nanoseconds, missed } = program;
+    ProgramCost { name, runs, nanoseconds, missed }
 }
 
 /// CPU time of this process.

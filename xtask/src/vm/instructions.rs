@@ -7,12 +7,12 @@
 use std::fmt::Write as _;
 
 use anyhow::Context as _;
+use guest_init::plan::{self, Plan};
 
 use super::{
-    Host, Plan,
+    guests::{Host, end_in_words},
     initramfs::{LOAD, TRACER},
     matrix::{Flavour, Kernel, Support, support},
-    plan,
     qemu::Accelerator,
 };
 
@@ -29,7 +29,7 @@ pub(super) fn measure(host: &Host) -> anyhow::Result<String> {
             let (record, end, files) = host.boot(&name, &prepared, &plan, Accelerator::Counting)?;
             let said = record.probes.iter().find(|probe| probe.0 == "churn");
             let (_, _, message) =
-                said.with_context(|| format!("the load did not run: {}", super::end_in_words(&record, &end)))?;
+                said.with_context(|| format!("the load did not run: {}", end_in_words(&record, &end)))?;
             let measured: serde_json::Value =
                 serde_json::from_str(message).with_context(|| format!("the load failed: {message}"))?;
             files.remove()?;
