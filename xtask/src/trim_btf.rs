@@ -87,8 +87,7 @@ fn trim(btf: &Btf) -> Trimmed {
             absent.push(format!("tracepoint {tracepoint}"));
         }
     }
-    let functions =
-        places::FUNCTIONS.into_iter().chain(Kfunc::ALL.map(Kfunc::name)).chain([places::PREEMPTED_TRACEPOINTS]);
+    let functions = places::FUNCTIONS.into_iter().chain(Kfunc::ALL.map(Kfunc::name)).chain([places::CALLS_APART]);
     for function in functions {
         let mut found = false;
         // Static functions can share a name; what tracer makes of that is for it to show.

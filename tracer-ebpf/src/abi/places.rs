@@ -32,13 +32,10 @@ pub const FUNCTIONS: [&str; 12] = [
 /// A field that the verifier has where it lets a program call global functions while preemption is disabled (6.15).
 pub const MIGHT_SLEEP: (&str, &str) = ("bpf_subprog_info", "might_sleep");
 
-/// A function that tells a kernel with preempted tracepoints: since 7.0 a process can be preempted in a program at a tracepoint.
-///
-/// Until it runs again, that program is run for nobody else on that CPU, so that more programs are needed there, and they disable
-/// preemption. At system calls' tracepoints, which this function (7.x) is for, a program is then kept from itself only, and of a pair
-/// one sees what the other does not. Before, it is not run while any program at such a tracepoint or at a probe runs on that CPU, and
-/// one of a pair is run as seldom as the other.
-pub const PREEMPTED_TRACEPOINTS: &str = "trace_call_bpf_faultable";
+/// A function that runs programs at system calls' tracepoints apart (7.x): a program is then kept from itself only, and of a pair one
+/// sees what the other does not. Before, it is not run while any program at such a tracepoint or at a probe runs on that CPU, and one
+/// of a pair is run as seldom as the other.
+pub const CALLS_APART: &str = "trace_call_bpf_faultable";
 
 /// The enumeration of helpers that programs may call.
 pub const HELPERS: &str = "bpf_func_id";

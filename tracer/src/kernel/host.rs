@@ -59,6 +59,13 @@ impl Host {
         self.release().is_ok_and(|release| parse_version(&release).is_some_and(|own| own >= version))
     }
 
+    /// CPUs that are online now; the first, if the kernel does not say.
+    #[must_use]
+    pub fn online_cpus(&self) -> Vec<usize> {
+        let cpus = parse_cpus(&self.read("sys/devices/system/cpu/online").unwrap_or_default());
+        if cpus.is_empty() { vec![0] } else { cpus }
+    }
+
     /// Whether the kernel has kprobes.
     #[must_use]
     pub fn has_kprobes(&self) -> bool {
@@ -144,9 +151,28 @@ fn parse_version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
+/// A list such as `0-3,5`.
+fn parse_cpus(list: &str) -> Vec<usize> {
+    let mut cpus = Vec::new();
+    for part in list.split(',') {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        if let (Ok(from), Ok(to)) = (from.parse::<usize>(), to.parse::<usize>()) {
+            cpus.extend(from..=to);
+        }
+    }
+    cpus
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cpu_lists_have_single_cpus_and_ranges() {
+        assert_eq!(parse_cpus("0"), [0]);
+        assert_eq!(parse_cpus("0-2,5"), [0, 1, 2, 5]);
+        assert!(parse_cpus("").is_empty());
+    }
 
     #[test]
     fn versions_are_compared_by_number() {

@@ -59,9 +59,8 @@ pub struct Signatures {
     pub task_regs: bool,
     /// Whether programs can reach other CPUs' values (`bpf_map_lookup_percpu_elem()`).
     pub percpu_lookup: bool,
-    /// Whether a process can be preempted in a program at a tracepoint, with all that follows from it: see
-    /// [`places::PREEMPTED_TRACEPOINTS`].
-    pub preempted_tracepoints: bool,
+    /// Whether programs at system calls' tracepoints are run apart: see [`places::CALLS_APART`].
+    pub calls_apart: bool,
 }
 
 impl Signatures {
@@ -79,7 +78,7 @@ impl Signatures {
                 .collect(),
             task_regs: has(places::TASK_REGS),
             percpu_lookup: has(places::PERCPU_LOOKUP),
-            preempted_tracepoints: types.function_id(places::PREEMPTED_TRACEPOINTS).is_some(),
+            calls_apart: types.function_id(places::CALLS_APART).is_some(),
         }
     }
 

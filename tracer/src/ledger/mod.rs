@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The kernel side counts attempts, requests, queued and accepted connections exactly, and tells of trouble in events.
-//! So the ledger keeps an [`Entry`](entry::Entry) for a troubled attempt only, and takes the healthy ones as what the
+//! So the ledger keeps an `Entry` for a troubled attempt only, and takes the healthy ones as what the
 //! counters have beyond the entries. What no entry explains is `unattributed`.
 
 mod account;

@@ -26,6 +26,11 @@ pub(super) static OBJECT: &[u8] =
 /// The first kernel that lets programs read anything by `bpf_rdonly_cast()`: its type information does not tell.
 const PLAIN_READS: (u32, u32) = (6, 17);
 
+/// The first kernel with preempted tracepoints, which its type information does not tell either: a process can be preempted in a program
+/// at a tracepoint. Until it runs again, that program is run for nobody else on that CPU, so that more programs are needed there
+/// ([`FOR_PREEMPTED_TRACEPOINTS`]), and they disable preemption.
+const PREEMPTED_TRACEPOINTS: (u32, u32) = (7, 0);
+
 /// What is fixed for one run.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -47,7 +52,8 @@ pub struct Probe {
     pub(super) cpus: Vec<usize>,
     pub(super) slots: u32,
     pub(super) choice: Choice,
-    pub(super) preempted_tracepoints: bool,
+    preempted_tracepoints: bool,
+    pub(super) calls_apart: bool,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -163,10 +169,11 @@ impl Probe {
         choice: Choice,
     ) -> Result<Probe, Failed> {
         let [rcv, timer, v4, v6, netfilter] = ground.functions;
-        let cpus = online_cpus();
+        let cpus = host.online_cpus();
         let possible = aya::util::nr_cpus().map_err(|(what, e)| ProbeError::Object(format!("{what}: {e}")))? as u32;
         let accept_by_probe = choice.is_by("inet_csk_accept", Flavour::Kprobe);
         let connect_by_probe = choice.is_by("tcp_v4_connect", Flavour::Kprobe);
+        let preempted_tracepoints = host.is_since(PREEMPTED_TRACEPOINTS);
         let config = Config {
             rcv_state_process: rcv.0,
             rcv_state_process_end: rcv.1,
@@ -191,7 +198,7 @@ impl Probe {
             has_percpu_lookup: u32::from(layout.signatures.percpu_lookup),
             mptcp_first: layout.mptcp_first.unwrap_or(u32::MAX),
             told_max: settings.bounds.watched / 8 * 7,
-            preempted: u32::from(layout.signatures.preempted_tracepoints),
+            preempted: u32::from(preempted_tracepoints),
             plain_reads: u32::from(layout.cast.is_some() && host.is_since(PLAIN_READS)),
             reasons: layout.reasons,
             offsets: layout.offsets,
@@ -213,9 +220,9 @@ impl Probe {
         for (i, word) in settings.ports.iter().enumerate().filter(|(_, w)| **w != 0) {
             traced.set(i as u32, word, 0).map_err(|e| ProbeError::Map { map: "TRACED", reason: e.to_string() })?;
         }
-        let preempted_tracepoints = layout.signatures.preempted_tracepoints;
+        let calls_apart = layout.signatures.calls_apart;
         let slots = settings.bounds.slots;
-        let mut probe = Probe { ebpf, cpus, slots, logger: None, choice, preempted_tracepoints };
+        let mut probe = Probe { ebpf, cpus, slots, logger: None, choice, preempted_tracepoints, calls_apart };
         if probe.choice.needs_tracefs() {
             ensure_tracefs(host)?;
         }
@@ -292,7 +299,7 @@ impl Probe {
         Ok(())
     }
 
-    /// A snapshot to be read from inside a namespace; see [`Snapshot::read`].
+    /// A snapshot to be read from inside a namespace; see `Snapshot::read`.
     ///
     /// # Errors
     /// If the kernel has no TCP iterator.
@@ -435,25 +442,6 @@ fn seed() -> u64 {
     RandomState::new().hash_one(0)
 }
 
-/// CPUs that are online now.
-fn online_cpus() -> Vec<usize> {
-    let text = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
-    let cpus = parse_cpus(text.trim());
-    if cpus.is_empty() { vec![0] } else { cpus }
-}
-
-/// A list such as `0-3,5`.
-fn parse_cpus(list: &str) -> Vec<usize> {
-    let mut cpus = Vec::new();
-    for part in list.split(',') {
-        let (from, to) = part.split_once('-').unwrap_or((part, part));
-        if let (Ok(from), Ok(to)) = (from.parse::<usize>(), to.parse::<usize>()) {
-            cpus.extend(from..=to);
-        }
-    }
-    cpus
-}
-
 /// System call tracepoints are named in tracefs only. Where nobody has mounted it, it is mounted where the kernel made its place,
 /// as trace-cmd does.
 fn ensure_tracefs(host: &Host) -> Result<(), ProbeError> {
@@ -473,13 +461,6 @@ fn ensure_tracefs(host: &Host) -> Result<(), ProbeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cpu_lists_have_single_cpus_and_ranges() {
-        assert_eq!(parse_cpus("0"), [0]);
-        assert_eq!(parse_cpus("0-2,5"), [0, 1, 2, 5]);
-        assert!(parse_cpus("").is_empty());
-    }
 
     #[test]
     fn of_a_verifiers_log_the_verdict_is_told() {

@@ -70,7 +70,7 @@ impl Probe {
                 let is_there = |programs: &[(&str, Point)]| programs.iter().any(|(_, other)| other == point);
                 let is_first = !is_there(&way.programs[..*at]);
                 // Where one of a pair is not run when the other is not, it is as if there was one.
-                let alone = matches!(point, Point::Classic(..)) && !self.preempted_tracepoints;
+                let alone = matches!(point, Point::Classic(..)) && !self.calls_apart;
                 is_first && (alone || !is_there(&way.programs[at + 1..]))
             })
         });

@@ -101,10 +101,10 @@ fn helpers_are_known_where_the_kernel_has_them() {
 }
 
 #[test]
-fn tracepoints_are_preempted_since_7() {
+fn programs_at_system_calls_run_apart_in_7() {
     for kernel in &KERNELS {
-        let preempted = read(kernel.btf).unwrap().signatures.preempted_tracepoints;
-        assert_eq!(preempted, kernel.version == "7.2", "{}", kernel.version);
+        let apart = read(kernel.btf).unwrap().signatures.calls_apart;
+        assert_eq!(apart, kernel.version == "7.2", "{}", kernel.version);
     }
 }
 
