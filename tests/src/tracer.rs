@@ -17,7 +17,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::hidden::{Evidence, Hidden};
 use crate::namespace::Namespace;
-use crate::sys;
+use crate::{sys, wait};
 
 /// The longest that the tracer may take to become ready or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -198,7 +198,7 @@ impl Tracer {
     /// # Errors
     /// Fails with the tracer's messages when it ends instead.
     pub fn ready(mut self) -> Result<Self> {
-        match self.ready.recv_timeout(PATIENCE) {
+        match self.ready.recv_timeout(wait::here(PATIENCE)) {
             Ok(()) => Ok(self),
             Err(RecvTimeoutError::Timeout) => bail!("the tracer was not ready in time"),
             Err(RecvTimeoutError::Disconnected) => {
@@ -231,7 +231,7 @@ impl Tracer {
     /// # Errors
     /// Fails when it does not end in time.
     pub fn wait(mut self) -> Result<Outcome> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + wait::here(PATIENCE);
         let status = loop {
             if let Some(status) = self.child.try_wait().context("cannot wait for the tracer")? {
                 break status;

@@ -10,6 +10,13 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 /// only ever used up by a failing test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A patience as it is on this machine: `TESTS_PATIENCE` says how many times as slow as hardware it is, which an emulated one is.
+#[must_use]
+pub fn here(patience: Duration) -> Duration {
+    let times = std::env::var("TESTS_PATIENCE").ok().and_then(|times| times.parse().ok());
+    patience * times.unwrap_or(1)
+}
+
 /// Asks `condition` again and again until it holds.
 ///
 /// # Errors
@@ -24,6 +31,7 @@ pub fn until(what: &str, condition: impl FnMut() -> Result<bool>) -> Result<()> 
 /// # Errors
 /// As [`until`].
 pub fn until_within(patience: Duration, what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    let patience = here(patience);
     let deadline = Instant::now() + patience;
     while !condition()? {
         if Instant::now() > deadline {

@@ -137,7 +137,7 @@ fn story(namespace: &Namespace, listener: &Listener) -> Result<()> {
         let result = (|| -> Result<_> {
             let mut seen = Seen::default();
             for _ in 0..THREADS {
-                let part = match results.recv_timeout(PATIENCE) {
+                let part = match results.recv_timeout(wait::here(PATIENCE)) {
                     Ok(part) => part?,
                     Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                         anyhow::bail!("the clients did not get through: {server:?}")

@@ -89,7 +89,7 @@ impl Process {
     }
 
     fn line(&self, patience: Duration) -> Result<String> {
-        self.lines.recv_timeout(patience).map_err(|error| match error {
+        self.lines.recv_timeout(wait::here(patience)).map_err(|error| match error {
             RecvTimeoutError::Timeout => anyhow::anyhow!("the {} has said nothing for {patience:?}", self.what),
             RecvTimeoutError::Disconnected => anyhow::anyhow!("the {} has ended", self.what),
         })

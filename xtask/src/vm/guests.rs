@@ -43,8 +43,17 @@ fn workers(accelerator: Accelerator) -> usize {
     }
 }
 
+/// How many times as long as on hardware a test waits before it fails. An emulated CPU takes a minute for what the verifier does in a
+/// second while a load has the CPU too.
+fn patience(accelerator: Accelerator) -> &'static str {
+    match accelerator {
+        Accelerator::Kvm => "1",
+        Accelerator::Tcg | Accelerator::Counting => "5",
+    }
+}
+
 /// The longest that one test may take in an emulated guest.
-const TEST_LIMIT: Duration = Duration::from_secs(300);
+const TEST_LIMIT: Duration = Duration::from_secs(600);
 /// How much longer a guest may be silent: the boot, or the end of a test that was killed.
 const SILENCE: Duration = Duration::from_secs(60);
 /// The longest that the tracer may take to refuse.
@@ -218,6 +227,7 @@ impl Host {
     ) -> anyhow::Result<Column> {
         let mut plan = Plan { workers: workers(accelerator), ..self.plan(prepared) };
         plan.environment.push(("TRACER_HOOKS".into(), flavour.name().into()));
+        plan.environment.push(("TESTS_PATIENCE".into(), patience(accelerator).into()));
         let to_run = self.programs.scenarios.iter().filter(|it| matrix::exception(kernel, flavour, &it.name).is_none());
         plan.scenarios.extend(to_run.map(|it| plan::Scenario {
             name: it.name.clone(),
