@@ -1,15 +1,17 @@
 //! A tracer that is started when things have long been going on: what began
 //! before is no attempt, what begins later is counted exactly.
 
+use std::sync::mpsc::channel;
 use std::thread;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use rustix::thread::{Pid, gettid};
 use tracer_tests::load::{Load, THREADS};
 use tracer_tests::namespace::{Family, Namespace, half_open};
 use tracer_tests::rawtcp::{Peer, Wire, addresses, await_synacks, syn_all};
 use tracer_tests::report::{Outcomes, counts};
 use tracer_tests::session::Session;
-use tracer_tests::traffic::Listen;
+use tracer_tests::traffic::{Client, Listen};
 use tracer_tests::wait;
 
 #[test]
@@ -91,6 +93,62 @@ fn requests_from_before_the_start_that_expire_or_lose_their_listener_are_no_loss
     })?;
     assert_eq!(finished.all_lost(), addresses(&clients));
     Ok(())
+}
+
+/// A server that waits in `accept()` is the ordinary case. What a thread returns with that has been in there since before the hooks were
+/// is seen all the same.
+#[test]
+fn what_a_thread_gets_that_slept_in_accept_at_the_start_is_accepted() -> Result<()> {
+    const SLEEPERS: usize = 3;
+    let namespace = Namespace::enter()?;
+    let listener = Listen::new(16).open()?;
+    rustix::io::ioctl_fionbio(&listener, false)?;
+    thread::scope(|scope| -> Result<()> {
+        let accept = || -> Result<_> { listener.accept()?.context("a blocking accept() has nothing") };
+        let (say, hear) = channel();
+        let sleepers: Vec<_> = (0..SLEEPERS)
+            .map(|_| {
+                let say = say.clone();
+                scope.spawn(move || -> Result<_> {
+                    say.send(gettid())?;
+                    accept()
+                })
+            })
+            .collect();
+        let threads: Vec<_> = hear.iter().take(SLEEPERS).collect();
+        wait::until("the threads to sleep in accept()", || {
+            threads.iter().try_fold(true, |all, it| Ok(all && in_accept(*it)?))
+        })?;
+        let session = Session::start(&namespace, listener.port())?;
+        // One at a time, and two that nobody waits for yet.
+        let mut clients = Vec::new();
+        for at in 0..SLEEPERS {
+            clients.push(Client::connect(listener.address())?);
+            wait::until(
+                "one thread to return",
+                || Ok(sleepers.iter().filter(|it| it.is_finished()).count() == at + 1),
+            )?;
+        }
+        let mut accepted: Vec<_> =
+            sleepers.into_iter().map(|it| it.join().expect("no panic")).collect::<Result<_>>()?;
+        clients.push(Client::connect(listener.address())?);
+        accepted.push(accept()?);
+        clients.push(Client::connect(listener.address())?);
+        wait::until("the last client to wait", || Ok(listener.waiting()? == 1))?;
+
+        let finished = session.finish()?;
+        finished.expect(&Outcomes { attempts: 5, accepted: 4, pending: 1, ..Outcomes::default() })?;
+        Ok(())
+    })
+}
+
+/// Whether a thread of this process is in `accept()`, and asleep.
+fn in_accept(thread: Pid) -> Result<bool> {
+    let path = format!("/proc/self/task/{thread}/syscall");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    // "running", or the system call's number and arguments.
+    let number = text.split(' ').next().and_then(|number| number.parse().ok());
+    Ok(number.is_some_and(|number: i64| [libc::SYS_accept, libc::SYS_accept4].contains(&number)))
 }
 
 #[test]

@@ -134,7 +134,8 @@ pub(crate) static CONNECTING: HashMap<u64, Connecting> = HashMap::with_max_entri
 #[map]
 pub(crate) static CALLS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8192, 0);
 
-/// The listener's slot of a child that waits, where a port has several and the probe that sees it accepted is told the child only.
+/// The listener's slot of a child that waits, where a port has several and the function hook that sees it accepted is told
+/// the child only.
 /// Least recently used: of more waiting children than this, the oldest are counted for the group's first member.
 #[map]
 pub(crate) static CHILDREN: LruHashMap<u64, u32> = LruHashMap::with_max_entries(16_384, 0);

@@ -114,8 +114,8 @@ pub struct Config {
     pub ack_by_function: u32,
     /// 1 if the errors of `connect()` come from a function hook.
     pub connect_by_function: u32,
-    /// 1 if a probe sees what is accepted, and is told the child only.
-    pub accept_by_probe: u32,
+    /// 1 if a function hook sees what is accepted, and is told the child only.
+    pub accept_by_function: u32,
     /// 1 if a probe sees the errors of `connect()`, and is told nothing else.
     pub connect_by_probe: u32,
     /// 1 if the kernel has `bpf_task_pt_regs()` (5.15).

@@ -14,14 +14,12 @@ pub const TRACEPOINTS: [&str; 8] = [
 ];
 
 /// Functions.
-pub const FUNCTIONS: [&str; 12] = [
+pub const FUNCTIONS: [&str; 10] = [
     "tcp_conn_request",
     "tcp_check_req",
     "cookie_v4_check",
     "cookie_v6_check",
     "tcp_child_process",
-    "inet_accept",
-    "mptcp_stream_accept",
     "security_sock_graft",
     "reqsk_timer_handler",
     "tcp_rtx_synack",

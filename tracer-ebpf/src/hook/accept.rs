@@ -9,24 +9,25 @@
 //! It takes the child from the queue before the child has handled its first segment, on another CPU perhaps: `inet_accept()` then
 //! waits for that, by locking the child. So the moment that is used is the one after.
 //!
-//! As functions: the end of `inet_accept(sock, newsock, ...)` (4 arguments up to 6.9, 3 after); with probes, which would have to
-//! keep a frame for every thread that sleeps in it, `security_sock_graft(sk, newsock)` at its end, called by `sock_graft()`: there
-//! bottom halves are off, so that no packet comes in between, which probes could not be run for. It is told the child only; which
-//! of a port's several listeners it came from is kept from the time when it was queued. All of `accept()`, `accept4()`, io_uring and
-//! in-kernel servers come here.
+//! As functions: the entry of `security_sock_graft(sk, newsock)`, called by `sock_graft()` at the end of `inet_accept()`, and of
+//! `mptcp_stream_accept()`: there bottom halves are off, so that no packet comes in between and nobody is preempted. It is told the
+//! child only; which of a port's several listeners it came from is kept from the time when it was queued. All of `accept()`,
+//! `accept4()`, io_uring and in-kernel servers come here. The end of `inet_accept()` would know the listener too, but a thread that
+//! sleeps in it when the program is attached has passed the place where its end is hooked, and a server that waits in `accept()`
+//! is the ordinary case: the first connection of each of its threads would not be seen.
 //!
 //! As a tracepoint: `sys_exit_accept` and `sys_exit_accept4`. The result is a file descriptor of the current task; behind it is
 //! the child, and behind the first argument, which the kernel leaves in the saved registers, the listener. io_uring does not come
 //! here. What is accepted may be closed already.
 //!
-//! A process can be preempted in the programs at functions' ends, and since 7.x in those at system calls: they are pairs, and disable
-//! preemption where they can (`kernel::unpreempted`); what they count is added atomically, for kernels where they cannot.
+//! Since 7.x a process can be preempted in the programs at system calls: they are pairs, and disable preemption where they can
+//! (`kernel::unpreempted`); what they count is added atomically, for kernels where they cannot.
 //!
 //! Read from: net/ipv4/inet_connection_sock.c, net/ipv4/af_inet.c, net/socket.c (6.18).
 
 use aya_ebpf::{
-    macros::{fexit, kprobe, tracepoint},
-    programs::{FExitContext, ProbeContext, TracePointContext},
+    macros::{fentry, kprobe, tracepoint},
+    programs::{FEntryContext, ProbeContext, TracePointContext},
 };
 use tracer_abi::abi::{EventKind, Phase, Tuple, flag, state, wait_bucket};
 
@@ -34,83 +35,26 @@ use super::listener;
 use crate::{
     emit::{emit, now, slot_counters},
     kernel::{
-        INET, INET6, Sock, Syscall, atomic, current, first_did, last_must_do, sock_of, sock_of_fd, tcp, unpreempted,
+        INET, INET6, Sock, Syscall, atomic, current, first_did, last_must_do, sock_of_fd, tcp,
         unpreempted_at_tracepoint,
     },
     maps::{CHILDREN, EPOCH},
     watch,
 };
 
-/// With four arguments: up to 6.9.
-#[fexit(function = "inet_accept")]
-fn fx_accept4(ctx: FExitContext) -> i32 {
-    first(ctx.arg(0), ctx.arg(1), ctx.arg(4));
-    0
-}
-
-/// The same, for what the first was not run for: another thread was preempted in it.
-#[fexit(function = "inet_accept")]
-fn fx_accept4b(ctx: FExitContext) -> i32 {
-    second(ctx.arg(0), ctx.arg(1), ctx.arg(4));
-    0
-}
-
-/// With three arguments: 6.10 and later.
-#[fexit(function = "inet_accept")]
-fn fx_accept3(ctx: FExitContext) -> i32 {
-    first(ctx.arg(0), ctx.arg(1), ctx.arg(3));
-    0
-}
-
-/// The same, for what the first was not run for.
-#[fexit(function = "inet_accept")]
-fn fx_accept3b(ctx: FExitContext) -> i32 {
-    second(ctx.arg(0), ctx.arg(1), ctx.arg(3));
-    0
-}
-
-/// `mptcp_stream_accept()`, which has the same arguments and calls `inet_accept()` up to 6.4, and `inet_csk_accept()` itself since.
-/// Of the kernels between, 6.5 to 6.9, what MPTCP accepts is not seen.
-#[fexit(function = "mptcp_stream_accept")]
-fn fx_maccept3(ctx: FExitContext) -> i32 {
-    let (socket, new, error): (u64, u64, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(3));
-    unpreempted(|| {
-        if error == 0 {
-            grafted(socket, new);
-        }
-    });
-    0
-}
-
 /// Tells what is noted here from changes of state, which have their states in its place.
 const ACCEPT: u8 = 0;
 
-#[inline(always)]
-fn first(socket: u64, new: u64, error: i32) {
-    unpreempted(|| {
-        if error == 0 {
-            grafted(socket, new);
-            first_did(new, ACCEPT);
-        }
-    });
-}
-
-#[inline(always)]
-fn second(socket: u64, new: u64, error: i32) {
-    unpreempted(|| {
-        if error == 0 && last_must_do(new, ACCEPT) {
-            grafted(socket, new);
-        }
-    });
-}
-
-#[inline(always)]
-fn grafted(socket: u64, new: u64) -> Option<()> {
-    let phase = watch::phase()?;
-    accepted(phase, sock_of(socket)?.tcp()?, sock_of(new)?.tcp()?)
-}
-
 /// `security_sock_graft(sk, newsock)`: the child. Bottom halves are off, so that nothing interrupts this.
+#[fentry(function = "security_sock_graft")]
+fn fe_graft(ctx: FEntryContext) -> i32 {
+    let sk: u64 = ctx.arg(0);
+    if let Some(child) = Sock(sk).tcp() {
+        taken(child);
+    }
+    0
+}
+
 #[kprobe]
 fn kp_graft(ctx: ProbeContext) -> u32 {
     if let Some(child) = ctx.arg::<u64>(0).and_then(|sk| Sock(sk).tcp()) {

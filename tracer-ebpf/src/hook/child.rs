@@ -95,7 +95,7 @@ pub(super) fn queued(phase: Phase, sk: Sock) -> Option<()> {
 #[inline(always)]
 pub(super) fn waits(counters: &mut SlotCounters, slot: u32, sk: Sock) {
     counters.queued += 1;
-    if config!(accept_by_probe) != 0 && listener::has_company(slot) {
+    if config!(accept_by_function) != 0 && listener::has_company(slot) {
         let _ = CHILDREN.insert(sk.0, slot, 0);
     }
     if let Some(listener) = listener::sock(slot) {
@@ -153,7 +153,7 @@ pub(super) fn announced(listener: Sock) -> Option<()> {
     if actual == cpu.child_slot {
         return Some(());
     }
-    if config!(accept_by_probe) != 0 {
+    if config!(accept_by_function) != 0 {
         let _ = CHILDREN.insert(child, actual, 0);
     }
     // A member of a group: it was counted for the first member when its SYN came, and is moved now.

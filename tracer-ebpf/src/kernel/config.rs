@@ -22,7 +22,7 @@ pub(crate) static CONFIG: Config = Config {
     syn_by_function: 0,
     ack_by_function: 0,
     connect_by_function: 0,
-    accept_by_probe: 0,
+    accept_by_function: 0,
     connect_by_probe: 0,
     has_task_regs: 0,
     has_percpu_lookup: 0,

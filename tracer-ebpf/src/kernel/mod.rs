@@ -23,7 +23,7 @@ pub(crate) use preempt::{unpreempted, unpreempted_at_tracepoint};
 pub(crate) use request::Request;
 pub(crate) use skb::{Segment, Skb};
 pub(crate) use sock::Sock;
-pub(crate) use task::{Syscall, Task, current, sock_of, sock_of_fd};
+pub(crate) use task::{Syscall, Task, current, sock_of_fd};
 
 use aya_ebpf::{cty::c_void, helpers::generated::bpf_probe_read_kernel};
 use core::mem::MaybeUninit;

@@ -110,7 +110,7 @@ pub(crate) fn sock_of_fd(fd: u32) -> Option<Sock> {
 
 /// The sock behind a `struct socket`.
 #[inline(always)]
-pub(crate) fn sock_of(socket: u64) -> Option<Sock> {
+fn sock_of(socket: u64) -> Option<Sock> {
     let sk: u64 = read(socket + config!(offsets.socket_sk) as u64)?;
     if sk == 0 { None } else { Some(Sock(sk)) }
 }

@@ -250,28 +250,7 @@ pub const HOOKS: &[Hook] = &[
     Hook {
         name: "inet_csk_accept",
         ways: &[
-            Way {
-                flavour: Fentry,
-                programs: &[
-                    ("fx_accept3b", Point::Fexit("inet_accept", 3)),
-                    ("fx_accept3", Point::Fexit("inet_accept", 3)),
-                    ("fx_maccept3", Point::Fexit("mptcp_stream_accept", 3)),
-                ],
-            },
-            Way {
-                flavour: Fentry,
-                programs: &[
-                    ("fx_accept3b", Point::Fexit("inet_accept", 3)),
-                    ("fx_accept3", Point::Fexit("inet_accept", 3)),
-                ],
-            },
-            Way {
-                flavour: Fentry,
-                programs: &[
-                    ("fx_accept4b", Point::Fexit("inet_accept", 4)),
-                    ("fx_accept4", Point::Fexit("inet_accept", 4)),
-                ],
-            },
+            Way { flavour: Fentry, programs: &[("fe_graft", Point::Fentry("security_sock_graft", 2))] },
             Way { flavour: Kprobe, programs: &[("kp_graft", Point::Kprobe("security_sock_graft", 2))] },
             Way {
                 flavour: Tracepoint,

@@ -171,7 +171,7 @@ impl Probe {
         let [rcv, timer, v4, v6, netfilter] = ground.functions;
         let cpus = host.online_cpus();
         let possible = aya::util::nr_cpus().map_err(|(what, e)| ProbeError::Object(format!("{what}: {e}")))? as u32;
-        let accept_by_probe = choice.is_by("inet_csk_accept", Flavour::Kprobe);
+        let accept_by_function = choice.is_function("inet_csk_accept");
         let connect_by_probe = choice.is_by("tcp_v4_connect", Flavour::Kprobe);
         let preempted_tracepoints = host.is_since(PREEMPTED_TRACEPOINTS);
         let config = Config {
@@ -192,7 +192,7 @@ impl Probe {
             syn_by_function: u32::from(choice.is_function("tcp_conn_request")),
             ack_by_function: u32::from(choice.is_function("tcp_check_req")),
             connect_by_function: u32::from(choice.is_function("tcp_v4_connect")),
-            accept_by_probe: u32::from(accept_by_probe),
+            accept_by_function: u32::from(accept_by_function),
             connect_by_probe: u32::from(connect_by_probe),
             has_task_regs: u32::from(layout.signatures.task_regs),
             has_percpu_lookup: u32::from(layout.signatures.percpu_lookup),
@@ -212,7 +212,7 @@ impl Probe {
             .map_max_entries("SLOTS", settings.bounds.slots)
             .map_max_entries("COUNTERS", settings.bounds.slots)
             .map_max_entries("NETS", settings.bounds.namespaces)
-            .map_max_entries("CHILDREN", if accept_by_probe { CHILDREN_ENTRIES } else { 1 })
+            .map_max_entries("CHILDREN", if accept_by_function { CHILDREN_ENTRIES } else { 1 })
             .map_max_entries("CALLS", if connect_by_probe { CALLS_ENTRIES } else { 1 })
             .load(kfunc::resolved(OBJECT, &|kfunc| layout.kfunc(kfunc)).bytes())
             .map_err(|e| refused_object(host, &e))?;

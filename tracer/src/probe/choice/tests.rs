@@ -92,17 +92,17 @@ fn linux_5_10_takes_functions_of_its_own_arguments() {
         "5.10",
         Wanted::Best,
         expect![[r#"
-        tcp_conn_request: fentry, the entry of tcp_conn_request()
-        tcp_check_req: fentry, the entry of tcp_check_req()
-        tcp_v4_rcv: tracepoint, tracepoint kfree_skb
-        inet_sk_set_state: tracepoint, tracepoint inet_sock_set_state
-        do_exit: tracepoint, tracepoint sched_process_exit
-        tcp_child_process: fentry, the entry of tcp_child_process()
-        inet_csk_accept: fentry, the end of inet_accept()
-        reqsk_timer_handler: fentry, the end of reqsk_timer_handler()
-        tcp_rtx_synack: fentry, the end of tcp_rtx_synack()
-        tcp_v4_connect: fentry, the end of tcp_v4_connect()
-    "#]],
+            tcp_conn_request: fentry, the entry of tcp_conn_request()
+            tcp_check_req: fentry, the entry of tcp_check_req()
+            tcp_v4_rcv: tracepoint, tracepoint kfree_skb
+            inet_sk_set_state: tracepoint, tracepoint inet_sock_set_state
+            do_exit: tracepoint, tracepoint sched_process_exit
+            tcp_child_process: fentry, the entry of tcp_child_process()
+            inet_csk_accept: fentry, the entry of security_sock_graft()
+            reqsk_timer_handler: fentry, the end of reqsk_timer_handler()
+            tcp_rtx_synack: fentry, the end of tcp_rtx_synack()
+            tcp_v4_connect: fentry, the end of tcp_v4_connect()
+        "#]],
     );
     check(
         "5.10",
@@ -128,17 +128,17 @@ fn linux_6_18_takes_functions_of_its_own_arguments() {
         "6.18",
         Wanted::Best,
         expect![[r#"
-        tcp_conn_request: fentry, the entry of tcp_conn_request()
-        tcp_check_req: fentry, the entry of tcp_check_req()
-        tcp_v4_rcv: tracepoint, tracepoint kfree_skb
-        inet_sk_set_state: tracepoint, tracepoint inet_sock_set_state
-        do_exit: tracepoint, tracepoint sched_process_exit
-        tcp_child_process: fentry, the entry of tcp_child_process()
-        inet_csk_accept: fentry, the end of inet_accept()
-        reqsk_timer_handler: fentry, the end of reqsk_timer_handler()
-        tcp_rtx_synack: fentry, the end of tcp_rtx_synack()
-        tcp_v4_connect: fentry, the end of tcp_v4_connect()
-    "#]],
+            tcp_conn_request: fentry, the entry of tcp_conn_request()
+            tcp_check_req: fentry, the entry of tcp_check_req()
+            tcp_v4_rcv: tracepoint, tracepoint kfree_skb
+            inet_sk_set_state: tracepoint, tracepoint inet_sock_set_state
+            do_exit: tracepoint, tracepoint sched_process_exit
+            tcp_child_process: fentry, the entry of tcp_child_process()
+            inet_csk_accept: fentry, the entry of security_sock_graft()
+            reqsk_timer_handler: fentry, the end of reqsk_timer_handler()
+            tcp_rtx_synack: fentry, the end of tcp_rtx_synack()
+            tcp_v4_connect: fentry, the end of tcp_v4_connect()
+        "#]],
     );
     check(
         "6.18",
@@ -219,9 +219,6 @@ fn programs_follow_the_number_of_arguments() {
         let six = ["6.18", "7.2"].contains(&version);
         assert_eq!(uses(version, "tcp_check_req", "fx_check_req6"), six, "{version}");
         assert_eq!(uses(version, "tcp_check_req", "fx_check_req5"), !six, "{version}");
-        let four = ["5.10", "6.1"].contains(&version);
-        assert_eq!(uses(version, "inet_csk_accept", "fx_accept4"), four, "{version}");
-        assert_eq!(uses(version, "inet_csk_accept", "fx_accept3"), !four, "{version}");
     }
     for (version, program) in [
         ("5.10", "tp_unheard2"),
@@ -293,20 +290,20 @@ fn with_prototype_of(function: &str, other: &str) -> Signatures {
 
 #[test]
 fn a_function_of_an_unknown_number_of_arguments_is_left_to_probes() {
-    // As if it had 6: the programs at its end are written for 3 and 4.
-    let other = with_prototype_of("inet_accept", "tcp_check_req");
+    // As if it had 4: the programs at its end are written for 5 and 6.
+    let other = with_prototype_of("tcp_check_req", "tcp_conn_request");
     let choice = Choice::new(Wanted::Best, &other);
-    assert_eq!(choice.way(hook("inet_csk_accept")).unwrap().flavour, Flavour::Kprobe);
+    assert_eq!(choice.way(hook("tcp_check_req")).unwrap().flavour, Flavour::Kprobe);
     refused(
         &other,
         Flavour::Fentry,
-        "inet_csk_accept",
+        "tcp_check_req",
         expect![
-            "hook inet_csk_accept (accepts) cannot be attached by fentry: inet_accept() has 6 arguments here, and tracer is written for 3 or 4; try --hooks auto"
+            "hook tcp_check_req (final ACKs dropped, resets, repeated SYNs) cannot be attached by fentry: tcp_check_req() has 4 arguments here, and tracer is written for 5 or 6; try --hooks auto"
         ],
     );
     let reasons = choice.reasons();
-    assert_eq!((reasons.len(), &reasons[0].hooks[..], reasons[0].of_all), (1, &["inet_csk_accept"][..], false));
+    assert_eq!((reasons.len(), &reasons[0].hooks[..], reasons[0].of_all), (1, &["tcp_check_req"][..], false));
 }
 
 #[test]
