@@ -15,6 +15,11 @@ const BPFTRACE: &str = "BEGIN { printf(\"ready\\n\"); } \
     tracepoint:skb:kfree_skb { @drop[args->reason] = count(); } \
     tracepoint:syscalls:sys_exit_accept4 { @accept = count(); }";
 
+/// A program that does nothing at the end of `accept4()`: what it costs to be told of accepts at all where no function can be hooked, for
+/// one such program sends every system call of every process on the kernel's slow way.
+const EMPTY: &str =
+    "BEGIN { printf(\"ready\\n\"); } tracepoint:syscalls:sys_exit_accept4 /pid == 0/ { @never = count(); }";
+
 /// Beside whom a load is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Peer {
@@ -24,17 +29,26 @@ pub(super) enum Peer {
     Tcpdump,
     /// A script that counts.
     Bpftrace,
+    /// [`EMPTY`].
+    Empty,
 }
 
 impl Peer {
-    pub(super) const ALL: [Peer; 5] =
-        [Peer::Tracer("tracepoint"), Peer::Tracer("fentry"), Peer::Tracer("kprobe"), Peer::Tcpdump, Peer::Bpftrace];
+    pub(super) const ALL: [Peer; 6] = [
+        Peer::Tracer("tracepoint"),
+        Peer::Tracer("fentry"),
+        Peer::Tracer("kprobe"),
+        Peer::Tcpdump,
+        Peer::Bpftrace,
+        Peer::Empty,
+    ];
 
     pub(super) fn name(self) -> String {
         match self {
             Peer::Tracer(flavour) => format!("tracer, {flavour}"),
             Peer::Tcpdump => "tcpdump -w /dev/null".into(),
             Peer::Bpftrace => "bpftrace, three tracepoints".into(),
+            Peer::Empty => "bpftrace, nothing at sys_exit_accept4".into(),
         }
     }
 
@@ -52,9 +66,10 @@ impl Peer {
                 command.args(["-i", "any", "-w", "/dev/null", "port", &port]);
                 (command, "listening on")
             }
-            Peer::Bpftrace => {
+            Peer::Bpftrace | Peer::Empty => {
+                let script = if self == Peer::Empty { EMPTY } else { BPFTRACE };
                 let mut command = Command::new(program("bpftrace")?);
-                command.args(["-e", &BPFTRACE.replace("PORT", &port)]);
+                command.args(["-e", &script.replace("PORT", &port)]);
                 (command, "ready")
             }
         };
