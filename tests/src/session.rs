@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
@@ -17,6 +19,14 @@ use crate::tracer::{Output, Start, Tracer};
 #[must_use]
 pub fn forced_flavour() -> Option<String> {
     std::env::var("TRACER_HOOKS").ok()
+}
+
+/// Where to record the next session, if anybody keeps the recordings of a test that fails: in the directory `TRACER_RECORDINGS`, which
+/// `cargo xtask vm` sets.
+fn recording() -> Option<PathBuf> {
+    static SESSIONS: AtomicU32 = AtomicU32::new(0);
+    let directory = std::env::var_os("TRACER_RECORDINGS")?;
+    Some(PathBuf::from(directory).join(format!("session-{}", SESSIONS.fetch_add(1, Relaxed))))
 }
 
 /// How the tracer is told which namespaces to trace.
@@ -72,6 +82,10 @@ impl Session {
         let start = options(start);
         let start = match forced_flavour() {
             Some(flavour) if !start.has("--hooks") => start.args(["--hooks", &flavour]),
+            _ => start,
+        };
+        let start = match recording() {
+            Some(path) if !start.has("--record") => start.args(["--record".into(), path]),
             _ => start,
         };
         let tracer = start.spawn()?.ready()?;
