@@ -20,7 +20,7 @@ use anyhow::{Context as _, ensure};
 
 use self::{
     figures::{Range, grouped},
-    load::{LOADS, Load, PORT},
+    load::{LOADS, Load, PORT, Speed},
     peers::Peer,
 };
 use crate::{
@@ -117,7 +117,7 @@ fn compare(programs: &Programs, load: &Load, rounds: usize) -> anyhow::Result<St
     let mut peers = Vec::new();
     for peer in Peer::ALL {
         match once(programs, load, Some(peer)) {
-            Ok(_) => peers.push((peer, Vec::new())),
+            Ok(_) => peers.push((peer, (Vec::new(), Vec::new()))),
             Err(error) => {
                 println!("  {} is left out: {error:#}", peer.name());
                 let _ = writeln!(missing, "- {} was left out: {}", peer.name(), first_sentence(&format!("{error:#}")));
@@ -127,34 +127,39 @@ fn compare(programs: &Programs, load: &Load, rounds: usize) -> anyhow::Result<St
     let mut alone = Vec::new();
     for round in 0..rounds {
         let untraced = once(programs, load, None)?;
-        alone.push(untraced);
+        alone.push(untraced.rate);
         // Another order each time.
         let places = peers.len().max(1);
         for i in 0..peers.len() {
             let (peer, ratios) = &mut peers[(i + round) % places];
-            ratios.push(untraced / once(programs, load, Some(*peer))?);
+            let beside = once(programs, load, Some(*peer))?;
+            ratios.0.push(untraced.rate / beside.rate);
+            ratios.1.extend(beside.median_ns.zip(untraced.median_ns).map(|(beside, alone)| beside / alone));
         }
-        println!("  round {}: {} {} a second alone", round + 1, grouped(untraced), load.unit);
+        println!("  round {}: {} {} a second alone", round + 1, grouped(untraced.rate), load.unit);
     }
     let alone = Range::of(&alone).context("no rounds")?;
     let mut text = format!("### {}\n\n{} a second alone: {}; {rounds} rounds.\n\n", load.name, load.unit, alone.rate());
-    text.push_str("| beside | time alone = 1, median (range) |\n|---|---|\n");
-    for (peer, ratios) in &peers {
+    let timed = peers.iter().any(|(_, (_, medians))| !medians.is_empty());
+    let (more, line) = if timed { (" the median connection |", "---|") } else { ("", "") };
+    let _ = writeln!(text, "| beside | time alone = 1, median (range) |{more}\n|---|---|{line}");
+    for (peer, (ratios, medians)) in &peers {
         let ratio = Range::of(ratios).context("no rounds")?;
-        let _ = writeln!(text, "| {} | {} |", peer.name(), ratio.ratio());
+        let median = Range::of(medians).map_or_else(String::new, |it| format!(" {} |", it.ratio()));
+        let _ = writeln!(text, "| {} | {} |{median}", peer.name(), ratio.ratio());
     }
     Ok(format!("{text}\n{missing}{}", if missing.is_empty() { "" } else { "\n" }))
 }
 
-/// One run of a load beside somebody, or nobody; how many a second.
-fn once(programs: &Programs, load: &Load, peer: Option<Peer>) -> anyhow::Result<f64> {
+/// One run of a load beside somebody, or nobody.
+fn once(programs: &Programs, load: &Load, peer: Option<Peer>) -> anyhow::Result<Speed> {
     let ready = load.prepare(&programs.load)?;
     let watcher = peer.map(|peer| peer.start(&programs.tracer, &ready.netns(), PORT)).transpose()?;
-    let rate = ready.run()?;
+    let speed = ready.run()?;
     if let Some(mut watcher) = watcher {
         watcher.end()?;
     }
-    Ok(rate)
+    Ok(speed)
 }
 
 fn first_sentence(text: &str) -> &str {

@@ -59,6 +59,15 @@ pub(super) const LOADS: [Load; 8] = [
     Load { name: "wrk against nginx, keep-alive", unit: "requests", kind: Kind::Wrk },
 ];
 
+/// How fast a load went.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Speed {
+    /// Of the whole run, a second.
+    pub(super) rate: f64,
+    /// What its median connection took, nanoseconds, where each is timed.
+    pub(super) median_ns: Option<f64>,
+}
+
 /// A load that is ready to begin.
 pub(super) struct Ready {
     kind: Kind,
@@ -99,8 +108,8 @@ impl Ready {
         format!("/proc/{}/ns/net", self.process.id())
     }
 
-    /// Runs it to its end; how many a second.
-    pub(super) fn run(mut self) -> anyhow::Result<f64> {
+    /// Runs it to its end.
+    pub(super) fn run(mut self) -> anyhow::Result<Speed> {
         match self.kind {
             Kind::Own(_) => {
                 self.process.tell("go")?;
@@ -111,7 +120,8 @@ impl Ready {
                 // The namespace stays until the tracers have looked at it.
                 let status = self.process.ended()?;
                 ensure!(status.success(), "a load failed: {status}");
-                Ok(done / number("seconds").context("a load did not say how long it took")?)
+                let rate = done / number("seconds").context("a load did not say how long it took")?;
+                Ok(Speed { rate, median_ns: number("median_ns") })
             }
             Kind::Wrk => {
                 let url = format!("http://127.0.0.1:{PORT}/");
@@ -119,7 +129,7 @@ impl Ready {
                 let text = host::output(wrk.args(["--threads", "1", "--connections", "50", "--duration", "2s", &url]))?;
                 let rate = requests_per_second(&text).context("wrk did not say how many requests it made")?;
                 self.process.end()?;
-                Ok(rate)
+                Ok(Speed { rate, median_ns: None })
             }
         }
     }
