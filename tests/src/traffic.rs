@@ -386,16 +386,18 @@ pub fn connect_blocking(server: SocketAddr) -> io::Result<Client> {
 pub struct Fleet(pub Vec<Client>);
 
 impl Fleet {
-    /// Connects `count` clients, one after the other; on loopback, their first SYNs and the answers to them have been handled
-    /// when this returns.
+    /// Connects `count` clients, one after the other: on loopback, the first SYN of each and the answer to it have been handled
+    /// before the next one is sent.
     ///
     /// # Errors
     /// Fails when one `connect` does.
     pub fn connect(count: usize, server: SocketAddr) -> Result<Self> {
-        let connect = |_| Client::connect(server).with_context(|| format!("cannot connect to {server}"));
-        let fleet = (0..count).map(connect).collect::<Result<_>>().map(Self)?;
-        wait::for_loopback()?;
-        Ok(fleet)
+        let connect = |_| {
+            let client = Client::connect(server).with_context(|| format!("cannot connect to {server}"))?;
+            wait::for_loopback()?;
+            Ok(client)
+        };
+        (0..count).map(connect).collect::<Result<_>>().map(Self)
     }
 
     /// The addresses of the clients in `state`.

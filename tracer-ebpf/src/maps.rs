@@ -188,14 +188,23 @@ pub(crate) struct CpuState {
     pub(crate) child: u64,
     /// The slot that `child` was counted for.
     pub(crate) child_slot: u32,
-    /// Whether `child` is watched.
-    pub(crate) child_watched: u32,
+    /// [`CpuState::WATCHED`], [`CpuState::COOKIE`], [`CpuState::FIN`].
+    pub(crate) child_flags: u32,
     /// The packet, or the socket, that the first of equal programs has handled; see [`Twin`].
     pub(crate) handled: [u64; TWINS],
     /// [`Phase`](tracer_abi::abi::Phase); written by the control program on this CPU.
     pub(crate) phase: u32,
     /// Zero.
     pub(crate) padding: u32,
+}
+
+impl CpuState {
+    /// `child` is watched.
+    pub(crate) const WATCHED: u32 = 1;
+    /// `child` came of a cookie.
+    pub(crate) const COOKIE: u32 = 2;
+    /// The segment that made `child` has a FIN.
+    pub(crate) const FIN: u32 = 4;
 }
 
 /// Number of functions whose arguments are kept.

@@ -112,6 +112,8 @@ pub struct Config {
     pub syn_by_function: u32,
     /// 1 if segments for requests are judged in function hooks.
     pub ack_by_function: u32,
+    /// 1 if what enters the accept queue is seen by function hooks.
+    pub child_by_function: u32,
     /// 1 if the errors of `connect()` come from a function hook.
     pub connect_by_function: u32,
     /// 1 if a function hook sees what is accepted, and is told the child only.
@@ -130,6 +132,8 @@ pub struct Config {
     pub preempted: u32,
     /// 1 if programs can read kernel memory without a helper (6.17).
     pub plain_reads: u32,
+    /// Zero.
+    pub padding: u32,
     /// Drop reasons.
     pub reasons: Reasons,
     /// Layouts.

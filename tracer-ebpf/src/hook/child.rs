@@ -12,7 +12,7 @@ use super::listener;
 use crate::{
     emit::{emit, queues, slot_counters},
     kernel::{Sock, config, cpu, current, only},
-    maps::CHILDREN,
+    maps::{CHILDREN, CpuState},
     untold, watch,
 };
 
@@ -25,7 +25,7 @@ fn parent() -> u64 {
     }
 }
 
-/// A connection has been established and waits in the accept queue.
+/// A connection is in the accept queue, and is established now or in a moment.
 #[inline(always)]
 pub(super) fn queued(phase: Phase, sk: Sock) -> Option<()> {
     let net = sk.net();
@@ -86,7 +86,7 @@ pub(super) fn queued(phase: Phase, sk: Sock) -> Option<()> {
         let cpu = cpu()?;
         cpu.child = sk.0;
         cpu.child_slot = slot;
-        cpu.child_watched = watched as u32 | if cookie { 2 } else { 0 };
+        cpu.child_flags = if watched { CpuState::WATCHED } else { 0 } | if cookie { CpuState::COOKIE } else { 0 };
     }
     Some(())
 }
@@ -115,7 +115,7 @@ fn longest(counters: &mut SlotCounters, listener: Sock) {
 #[inline(always)]
 pub(super) fn completed_by(sk: Sock, what: u8) -> Option<()> {
     let cpu = cpu()?;
-    if cpu.child != sk.0 || cpu.child_watched & 1 == 0 {
+    if cpu.child != sk.0 || cpu.child_flags & CpuState::WATCHED == 0 {
         return None;
     }
     let tuple = sk.server_tuple(sk.local_port(), sk.net().inum());
@@ -132,10 +132,10 @@ pub(super) fn completed_by(sk: Sock, what: u8) -> Option<()> {
     Some(())
 }
 
-/// ESTABLISHED to CLOSE_WAIT.
+/// ESTABLISHED to CLOSE_WAIT. The hooks at the function that it happens in see it themselves.
 #[inline(always)]
 pub(super) fn fin(sk: Sock) -> Option<()> {
-    if cpu()?.child != sk.0 {
+    if config!(child_by_function) != 0 || cpu()?.child != sk.0 {
         return None;
     }
     completed_by(sk, flag::FIN)
@@ -157,8 +157,8 @@ pub(super) fn announced(listener: Sock) -> Option<()> {
         let _ = CHILDREN.insert(child, actual, 0);
     }
     // A member of a group: it was counted for the first member when its SYN came, and is moved now.
-    let request = (cpu.child_watched & 2 == 0) as u64;
-    let attempt = (cpu.child_watched & 1 == 0) as u64;
+    let request = (cpu.child_flags & CpuState::COOKIE == 0) as u64;
+    let attempt = (cpu.child_flags & CpuState::WATCHED == 0) as u64;
     let from = slot_counters(cpu.child_slot)?;
     from.queued = from.queued.wrapping_sub(1);
     from.children = from.children.wrapping_sub(request);

@@ -7,6 +7,9 @@
 //! the accept queue already. SYN_RECV to ESTABLISHED happens in it (see `sock_state`). The packet may be freed at its end, so what
 //! the segment had is taken from the child: what was received and nobody can have read yet, for the child is still locked.
 //!
+//! As functions: from its entry, where the connection is counted, to its end. It runs in a softirq, or with bottom halves off, so that
+//! its programs are always run, which those at changes of state are not (see `maps::Twin`).
+//!
 //! As a tracepoint: `sk_data_ready(sk)` (6.3 and later), raised for whatever a socket has as `sk_data_ready`. For a listener it ends
 //! `tcp_child_process()`; for the child of the moment, before that, it means that the segment had data.
 //!
@@ -20,14 +23,15 @@ use tracer_abi::abi::flag;
 
 use super::child;
 use crate::{
-    kernel::{Sock, cpu, keep, kept, tcp},
-    maps::Call,
+    kernel::{Skb, Sock, cpu, keep, kept, tcp},
+    maps::{Call, CpuState},
+    watch,
 };
 
 #[fentry(function = "tcp_child_process")]
 fn fe_child(ctx: FEntryContext) -> i32 {
-    let parent: u64 = ctx.arg(0);
-    begins(parent);
+    let (parent, child, skb): (u64, u64, u64) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    begins(parent, Sock(child), Skb(skb));
     0
 }
 
@@ -41,9 +45,9 @@ fn fx_child(ctx: FExitContext) -> i32 {
 
 #[kprobe]
 fn kp_child(ctx: ProbeContext) -> u32 {
-    if let (Some(parent), Some(child)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1)) {
+    if let (Some(parent), Some(child), Some(skb)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1), ctx.arg::<u64>(2)) {
         keep(Call::ChildProcess, parent, child);
-        begins(parent);
+        begins(parent, Sock(child), Skb(skb));
     }
     0
 }
@@ -56,11 +60,21 @@ fn kr_child(_ctx: RetProbeContext) -> u32 {
     0
 }
 
+/// It is in the accept queue, and nobody can accept it before this function ends.
 #[inline(always)]
-fn begins(parent: u64) {
-    if let Some(cpu) = cpu() {
-        cpu.parent = parent;
+fn begins(parent: u64, sk: Sock, skb: Skb) -> Option<()> {
+    let cpu = cpu()?;
+    cpu.parent = parent;
+    let phase = watch::phase()?;
+    // A further subflow of MPTCP belongs to a socket already, and is in no queue.
+    if !sk.is_tcp() || sk.is_held() {
+        return None;
     }
+    child::queued(phase, sk)?;
+    if cpu.child == sk.0 && skb.segment(0)?.is_fin() {
+        cpu.child_flags |= CpuState::FIN;
+    }
+    Some(())
 }
 
 #[inline(always)]
@@ -70,8 +84,13 @@ fn ends(parent: Sock, sk: Sock) -> Option<()> {
     if cpu.child == 0 {
         return None;
     }
-    if cpu.child == sk.0 && sk.unread() > 0 {
-        child::completed_by(sk, flag::DATA);
+    if cpu.child == sk.0 {
+        if cpu.child_flags & CpuState::FIN != 0 && sk.state() == tcp::CLOSE_WAIT {
+            child::completed_by(sk, flag::FIN);
+        }
+        if sk.unread() > 0 {
+            child::completed_by(sk, flag::DATA);
+        }
     }
     child::announced(parent)
 }

@@ -21,6 +21,7 @@ pub(crate) static CONFIG: Config = Config {
     every_port: 0,
     syn_by_function: 0,
     ack_by_function: 0,
+    child_by_function: 0,
     connect_by_function: 0,
     accept_by_function: 0,
     connect_by_probe: 0,
@@ -30,6 +31,7 @@ pub(crate) static CONFIG: Config = Config {
     told_max: 0,
     preempted: 0,
     plain_reads: 0,
+    padding: 0,
     reasons: Reasons { no_socket: 0, not_specified: 0, tcp_rules: [0; tracer_abi::abi::TCP_RULES.len()] },
     offsets: Offsets::ZERO,
 };

@@ -34,6 +34,7 @@ struct TcpHeader {
 unsafe impl Plain for TcpHeader {}
 
 impl Segment {
+    const FIN: u8 = 0x01;
     const SYN: u8 = 0x02;
     const RST: u8 = 0x04;
     const ACK: u8 = 0x10;
@@ -42,6 +43,11 @@ impl Segment {
     #[inline(always)]
     pub(crate) fn is_syn(&self) -> bool {
         self.flags & (Self::SYN | Self::ACK) == Self::SYN
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_fin(&self) -> bool {
+        self.flags & Self::FIN != 0
     }
 
     #[inline(always)]

@@ -191,6 +191,7 @@ impl Probe {
             every_port: u32::from(settings.every_port),
             syn_by_function: u32::from(choice.is_function("tcp_conn_request")),
             ack_by_function: u32::from(choice.is_function("tcp_check_req")),
+            child_by_function: u32::from(choice.is_function("tcp_child_process")),
             connect_by_function: u32::from(choice.is_function("tcp_v4_connect")),
             accept_by_function: u32::from(accept_by_function),
             connect_by_probe: u32::from(connect_by_probe),
@@ -200,6 +201,7 @@ impl Probe {
             told_max: settings.bounds.watched / 8 * 7,
             preempted: u32::from(preempted_tracepoints),
             plain_reads: u32::from(layout.cast.is_some() && host.is_since(PLAIN_READS)),
+            padding: 0,
             reasons: layout.reasons,
             offsets: layout.offsets,
         };
