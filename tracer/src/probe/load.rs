@@ -5,7 +5,7 @@ use std::io::Read;
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, MapData, RingBuf},
-    programs::{Iter, Program, ProgramError, RawTracePoint, iter::IterLink},
+    programs::{Iter, Program, ProgramError, iter::IterLink},
 };
 use aya_log::EbpfLogger;
 use tracer_abi::abi::Config;
@@ -16,6 +16,7 @@ use super::{
     bounds::{CALLS_ENTRIES, CHILDREN_ENTRIES},
     catalogue::FOR_PREEMPTED_TRACEPOINTS,
     kfunc,
+    verify::{self, Job, Loaded},
 };
 use crate::kernel::{Host, Layout};
 
@@ -228,35 +229,54 @@ impl Probe {
         if probe.choice.needs_tracefs() {
             ensure_tracefs(host)?;
         }
-        for hook in HOOKS {
-            let Ok(way) = probe.choice.way(hook) else { continue };
-            if let Err((reason, entirely)) = probe.take_way(way, &ground.btf)? {
-                let choice = Box::new(probe.choice.clone());
-                return Err(Failed::Way { hook, reason, entirely, choice });
+        let others = [("iter_tcp", Job::Walk), ("control", Job::Control)];
+        let ways: Vec<_> = HOOKS.iter().filter_map(|hook| Some((hook, probe.choice.way(hook).ok()?))).collect();
+        // A kernel that refuses a flavour refuses the first hook; once that is attached, the others are likely to be.
+        let (first, rest) = ways.split_at(1.min(ways.len()));
+        let mut loaded = Loaded::new();
+        for (ways, others) in [(first, &[][..]), (rest, &others[..])] {
+            loaded.append(&mut probe.load_ahead(ways, others, &ground.btf));
+            for (hook, way) in ways {
+                if let Err((reason, entirely)) = probe.take_way(way, &mut loaded)? {
+                    let choice = Box::new(probe.choice.clone());
+                    return Err(Failed::Way { hook, reason, entirely, choice });
+                }
             }
         }
-        let refused =
-            |program| move |e: ProgramError| ProbeError::Refused { hook: "control", program, reason: reason(&e) };
-        let iter: &mut Iter = typed(&mut probe.ebpf, "iter_tcp")?;
-        iter.load("tcp", &ground.btf).map_err(refused("iter_tcp"))?;
-        let control: &mut RawTracePoint = typed(&mut probe.ebpf, "control")?;
-        control.load().map_err(refused("control"))?;
+        for name in ["iter_tcp", "control"] {
+            let missing = || ProbeError::Object(format!("it has no program {name}"));
+            let refused = |e: ProgramError| ProbeError::Refused { hook: "control", program: name, reason: reason(&e) };
+            loaded.remove(name).ok_or_else(missing)?.map_err(refused)?;
+        }
         Ok(probe)
     }
 
-    /// Loads and attaches the programs of a hook's best way; the inner error is the kernel's refusal, and whether it concerns the
-    /// whole flavour.
-    fn take_way(&mut self, way: &'static Way, btf: &Btf) -> Result<Result<(), (String, bool)>, ProbeError> {
-        for (at, (name, point)) in way.programs.iter().enumerate() {
-            if !self.preempted_tracepoints && FOR_PREEMPTED_TRACEPOINTS.contains(name) {
-                continue;
-            }
-            // One program can go to several places.
-            let is_loaded = way.programs[..at].iter().any(|(earlier, _)| earlier == name);
+    /// Loads the programs of these ways, and others, to be attached in their order.
+    fn load_ahead(
+        &mut self,
+        ways: &[(&'static Hook, &'static Way)],
+        others: &[(&'static str, Job)],
+        btf: &Btf,
+    ) -> Loaded {
+        let programs = ways.iter().flat_map(|(_, way)| self.needed(way)).map(|(name, point)| (name, Job::Hook(point)));
+        let jobs = programs.chain(others.iter().copied()).collect();
+        verify::load_all(&mut self.ebpf, &jobs, btf)
+    }
+
+    /// The programs of a way that this kernel needs.
+    fn needed(&self, way: &'static Way) -> impl Iterator<Item = (&'static str, Point)> + use<> {
+        let preempted = self.preempted_tracepoints;
+        way.programs.iter().copied().filter(move |(name, _)| preempted || !FOR_PREEMPTED_TRACEPOINTS.contains(name))
+    }
+
+    /// Attaches the programs of a hook's best way; the inner error is the kernel's refusal, and whether it concerns the whole flavour.
+    fn take_way(&mut self, way: &'static Way, loaded: &mut Loaded) -> Result<Result<(), (String, bool)>, ProbeError> {
+        for (name, point) in self.needed(way) {
             let program = program(&mut self.ebpf, name)?;
-            let (what, error) = match if is_loaded { Ok(()) } else { load(program, *point, btf) } {
+            // One program can go to several places; it is loaded then.
+            let (what, error) = match loaded.remove(name).unwrap_or(Ok(())) {
                 Err(e) => (format!("the kernel refused program {name}"), e),
-                Ok(()) => match attach(program, *point) {
+                Ok(()) => match attach(program, point) {
                     Err(e) => (format!("cannot attach to {}", point.place()), e),
                     Ok(()) => continue,
                 },
@@ -349,17 +369,6 @@ where
 
 fn wrong_type() -> ProgramError {
     ProgramError::UnexpectedProgramType
-}
-
-fn load(program: &mut Program, point: Point, btf: &Btf) -> Result<(), ProgramError> {
-    match (program, point) {
-        (Program::BtfTracePoint(p), Point::Btf(at, _)) => p.load(at, btf),
-        (Program::TracePoint(p), Point::Classic(..)) => p.load(),
-        (Program::FEntry(p), Point::Fentry(function, _)) => p.load(function, btf),
-        (Program::FExit(p), Point::Fexit(function, _)) => p.load(function, btf),
-        (Program::KProbe(p), Point::Kprobe(..) | Point::Kretprobe(_)) => p.load(),
-        _ => Err(wrong_type()),
-    }
 }
 
 fn attach(program: &mut Program, point: Point) -> Result<(), ProgramError> {

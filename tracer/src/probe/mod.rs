@@ -10,6 +10,7 @@ mod load;
 mod obstacle;
 mod runs;
 mod tallies;
+mod verify;
 
 pub use bounds::Bounds;
 pub(crate) use bounds::WATCH_ENTRIES;
