@@ -13,8 +13,14 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A patience as it is on this machine: `TESTS_PATIENCE` says how many times as slow as hardware it is, which an emulated one is.
 #[must_use]
 pub fn here(patience: Duration) -> Duration {
+    patience * slowness()
+}
+
+/// How many times as slow as hardware this machine is.
+#[must_use]
+pub fn slowness() -> u32 {
     let times = std::env::var("TESTS_PATIENCE").ok().and_then(|times| times.parse().ok());
-    patience * times.unwrap_or(1)
+    times.unwrap_or(1)
 }
 
 /// Asks `condition` again and again until it holds.
