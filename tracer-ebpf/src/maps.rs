@@ -128,12 +128,6 @@ pub(crate) static NO_PROCESS: Array<Process> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static CONNECTING: HashMap<u64, Connecting> = HashMap::with_max_entries(65_536, 0);
 
-/// The socket that a thread connects, for a probe at the end of `tcp_v4_connect()`, which is told only the result. It can sleep, so
-/// that a CPU's own memory will not do. Least recently used: with more threads than this in `connect()` at once, the reason of a
-/// failure is lost, and the attempt stays in progress.
-#[map]
-pub(crate) static CALLS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8192, 0);
-
 /// The listener's slot of a child that waits, where a port has several and the function hook that sees it accepted is told
 /// the child only.
 /// Least recently used: of more waiting children than this, the oldest are counted for the group's first member.
@@ -258,7 +252,7 @@ pub(crate) struct Connecting {
     pub(crate) pid: u32,
     /// 1 once the socket has left SYN_SENT without a pending error: the system call is about to say why.
     pub(crate) closed: u16,
-    /// 1 once the function that sends the SYN has returned.
+    /// 1 once the function that sends the SYN has returned; by probes, once it has begun.
     pub(crate) returned: u16,
     /// Destination.
     pub(crate) tuple: Tuple,

@@ -118,7 +118,7 @@ pub struct Config {
     pub connect_by_function: u32,
     /// 1 if a function hook sees what is accepted, and is told the child only.
     pub accept_by_function: u32,
-    /// 1 if a probe sees the errors of `connect()`, and is told nothing else.
+    /// 1 if a probe sees that `connect()` has found a port, and none sees its result.
     pub connect_by_probe: u32,
     /// 1 if the kernel has `bpf_task_pt_regs()` (5.15).
     pub has_task_regs: u32,

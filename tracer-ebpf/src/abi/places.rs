@@ -14,7 +14,7 @@ pub const TRACEPOINTS: [&str; 8] = [
 ];
 
 /// Functions.
-pub const FUNCTIONS: [&str; 10] = [
+pub const FUNCTIONS: [&str; 11] = [
     "tcp_conn_request",
     "tcp_check_req",
     "cookie_v4_check",
@@ -25,6 +25,7 @@ pub const FUNCTIONS: [&str; 10] = [
     "tcp_rtx_synack",
     "tcp_v4_connect",
     "tcp_v6_connect",
+    "tcp_connect",
 ];
 
 /// A field that the verifier has where it lets a program call global functions while preemption is disabled (6.15).

@@ -7,8 +7,9 @@
 //! CLOSE and returns -EADDRNOTAVAIL, and no SYN is ever sent. Later failures (refused, timed out) come from softirq, with
 //! `sk_err` set before the socket is closed.
 //!
-//! As a function: its end, with its result. A probe there is told nothing else, so that the socket is kept by thread from its change
-//! of state on: it can sleep while it looks for a port.
+//! As a function: its end, with its result. A probe there cannot be trusted: the function can sleep while it looks for a port, and a probe
+//! at an end has a frame for as few calls as there are CPUs. So probes go to the entry of `tcp_connect(sk)`, which is called when there
+//! is a port: a socket that connect() takes back before had none (or, far more seldom, its route went away in between).
 //!
 //! As tracepoints: the change of state (see `sock_state`), and `sys_exit_connect` for the error that only the call returns.
 //!
@@ -18,8 +19,8 @@
 //! Read from: net/ipv4/tcp_ipv4.c, net/ipv6/tcp_ipv6.c, net/ipv4/inet_hashtables.c (6.18).
 
 use aya_ebpf::{
-    macros::{fexit, kretprobe, tracepoint},
-    programs::{FExitContext, RetProbeContext, TracePointContext},
+    macros::{fexit, kprobe, tracepoint},
+    programs::{FExitContext, ProbeContext, TracePointContext},
 };
 use tracer_abi::abi::{Cause, Ender, EventKind, Global, NO_LISTENER, Phase, Process, flag};
 
@@ -27,7 +28,7 @@ use super::listener::{is_traced, of_port};
 use crate::{
     emit::{count, emit, slot_counters},
     kernel::{Net, Sock, Syscall, Task, atomic, config, current, sock_of_fd, unpreempted, unpreempted_at_tracepoint},
-    maps::{CALLS, CONNECTING, Connecting, NO_PROCESS, PROCESSES},
+    maps::{CONNECTING, Connecting, NO_PROCESS, PROCESSES},
     untold, watch,
 };
 
@@ -60,15 +61,11 @@ fn fx_connect_v6b(ctx: FExitContext) -> i32 {
     0
 }
 
-/// `tcp_v4_connect()` and `tcp_v6_connect()`, which calls the former for a mapped address.
-#[kretprobe]
-fn kr_connect(ctx: RetProbeContext) -> u32 {
-    let error: i32 = ctx.ret();
-    // SAFETY: the value is copied at once.
-    if let Some(sk) = unsafe { CALLS.get(current().id) }.copied() {
-        // What this thread connects next may be traced by nobody.
-        let _ = CALLS.remove(current().id);
-        ended(Sock(sk), error);
+/// `tcp_connect()`: a local port was found, and the SYN is about to be sent.
+#[kprobe]
+fn kp_connect(ctx: ProbeContext) -> u32 {
+    if let Some(entry) = ctx.arg::<u64>(0).and_then(|sk| pending(Sock(sk))) {
+        entry.returned = 1;
     }
     0
 }
@@ -117,9 +114,6 @@ pub(super) fn started(sk: Sock) -> Option<()> {
     if CONNECTING.insert(sk.0, entry, 0).is_err() {
         count(Global::ConnectsUnseen);
         return None;
-    }
-    if config!(connect_by_probe) != 0 {
-        let _ = CALLS.insert(task.id, sk.0, 0);
     }
     by_process(&entry, |process| &mut process.connects);
     Some(())
@@ -204,6 +198,9 @@ pub(super) fn closed(sk: Sock) -> Option<()> {
     } else {
         Syscall::current().number() == config!(nr_connect) as u64
     };
+    if inside && config!(connect_by_probe) != 0 {
+        return failed(sk, entry, EADDRNOTAVAIL);
+    }
     if inside {
         // connect() itself gives up; what it returns says why.
         entry.closed = 1;

@@ -5,10 +5,7 @@ use tracer_abi::abi::{NetCounters, SlotCounters};
 /// Entries of the map `WATCH`; see `tracer-ebpf/src/maps.rs`.
 pub(crate) const WATCH_ENTRIES: u32 = 131_072;
 
-/// Entries of the map `CALLS`, where probes need it.
-pub(super) const CALLS_ENTRIES: u32 = 8192;
-
-/// Entries of the map `CHILDREN`, where probes need it.
+/// Entries of the map `CHILDREN`, where function hooks need it.
 pub(super) const CHILDREN_ENTRIES: u32 = 16_384;
 
 /// How large the maps are made.
@@ -57,10 +54,9 @@ mod tests {
             let watch = b.watched as usize * 120;
             let untold = 16 << 20;
             let connecting = 65_536 * 120;
-            let calls = CALLS_ENTRIES as usize * (16 + 72);
             let children = (CHILDREN_ENTRIES as usize + 8192) * (16 + 72);
             let processes = 4096 * (8 + size_of::<Process>() + 48);
-            let maps = watch + untold + connecting + calls + children + processes;
+            let maps = watch + untold + connecting + children + processes;
             let total = b.ring_bytes as usize + per_cpu * cpus as usize + maps;
             assert!(total < 64 << 20, "{cpus} CPUs: {} MiB", total >> 20);
         }

@@ -312,13 +312,7 @@ pub const HOOKS: &[Hook] = &[
                     ("fx_connect_v6b", Point::Fexit("tcp_v6_connect", 3)),
                 ],
             },
-            Way {
-                flavour: Kprobe,
-                programs: &[
-                    ("kr_connect", Point::Kretprobe("tcp_v4_connect")),
-                    ("kr_connect", Point::Kretprobe("tcp_v6_connect")),
-                ],
-            },
+            Way { flavour: Kprobe, programs: &[("kp_connect", Point::Kprobe("tcp_connect", 1))] },
             Way {
                 flavour: Tracepoint,
                 programs: &[

@@ -13,7 +13,7 @@ use zerocopy::IntoBytes;
 
 use super::{
     Bounds, Choice, Flavour, HOOKS, Hook, Point, ProbeError, Wanted, Way,
-    bounds::{CALLS_ENTRIES, CHILDREN_ENTRIES},
+    bounds::CHILDREN_ENTRIES,
     catalogue::FOR_PREEMPTED_TRACEPOINTS,
     kfunc,
     verify::{self, Job, Loaded},
@@ -216,7 +216,6 @@ impl Probe {
             .map_max_entries("COUNTERS", settings.bounds.slots)
             .map_max_entries("NETS", settings.bounds.namespaces)
             .map_max_entries("CHILDREN", if accept_by_function { CHILDREN_ENTRIES } else { 1 })
-            .map_max_entries("CALLS", if connect_by_probe { CALLS_ENTRIES } else { 1 })
             .load(kfunc::resolved(OBJECT, &|kfunc| layout.kfunc(kfunc)).bytes())
             .map_err(|e| refused_object(host, &e))?;
         let mut traced: Array<_, u64> = map(&mut ebpf, "TRACED")?;

@@ -108,17 +108,17 @@ fn linux_5_10_takes_functions_of_its_own_arguments() {
         "5.10",
         Wanted::Only(Flavour::Kprobe),
         expect![[r#"
-        tcp_conn_request: kprobe, a probe at the end of tcp_conn_request()
-        tcp_check_req: kprobe, a probe at the end of tcp_check_req()
-        tcp_v4_rcv: tracepoint, tracepoint kfree_skb
-        inet_sk_set_state: tracepoint, tracepoint inet_sock_set_state
-        do_exit: tracepoint, tracepoint sched_process_exit
-        tcp_child_process: kprobe, a probe at the end of tcp_child_process()
-        inet_csk_accept: kprobe, a probe at the entry of security_sock_graft()
-        reqsk_timer_handler: kprobe, a probe at the end of reqsk_timer_handler()
-        tcp_rtx_synack: kprobe, a probe at the end of tcp_rtx_synack()
-        tcp_v4_connect: kprobe, a probe at the end of tcp_v4_connect()
-    "#]],
+            tcp_conn_request: kprobe, a probe at the end of tcp_conn_request()
+            tcp_check_req: kprobe, a probe at the end of tcp_check_req()
+            tcp_v4_rcv: tracepoint, tracepoint kfree_skb
+            inet_sk_set_state: tracepoint, tracepoint inet_sock_set_state
+            do_exit: tracepoint, tracepoint sched_process_exit
+            tcp_child_process: kprobe, a probe at the end of tcp_child_process()
+            inet_csk_accept: kprobe, a probe at the entry of security_sock_graft()
+            reqsk_timer_handler: kprobe, a probe at the end of reqsk_timer_handler()
+            tcp_rtx_synack: kprobe, a probe at the end of tcp_rtx_synack()
+            tcp_v4_connect: kprobe, a probe at the entry of tcp_connect()
+        "#]],
     );
 }
 
