@@ -7,12 +7,16 @@
 use std::{
     fs,
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
 
-use crate::{document, host::Workspace};
+use crate::{
+    document,
+    host::{self, Workspace},
+};
 
 mod apt;
 mod build;
@@ -51,7 +55,7 @@ pub(crate) struct Options {
     /// Guests that run at the same time, of different kernels; more than one have one CPU each instead of two
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     at_once: usize,
-    /// Put the table into docs/kernels.md, in the place of the one that is there
+    /// Put each kernel's table into docs/kernels.md, in the place of the one that is there
     #[arg(long)]
     document: bool,
     /// Keep the guests' file systems, consoles and recordings even when all goes well
@@ -100,9 +104,22 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let file = host.directory.join("table.md");
     fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
     if options.document {
-        document::put(&workspace.root.join("docs/kernels.md"), "cargo xtask vm", &text)?;
+        document(&workspace.root, &columns)?;
     }
     conclude(&columns, begun.elapsed(), &host.directory)
+}
+
+/// Puts each kernel's columns into the page, in the place of those that are there, with the commit that they were run on: all kernels take
+/// more than an hour when they are emulated, and need not be run in one sitting.
+fn document(root: &Path, columns: &[Column]) -> anyhow::Result<()> {
+    let mut describe = Command::new("git");
+    let commit = host::output(describe.current_dir(root).args(["describe", "--always", "--dirty"]))?;
+    for own in columns.chunk_by(|one, other| one.kernel == other.kernel) {
+        let name = own[0].kernel.name();
+        let text = format!("{}\n{}\nCommit {}.\n", table::render(own), table::notes(own), commit.trim());
+        document::put(&root.join("docs/kernels.md"), &format!("cargo xtask vm --kernel {name}"), &text)?;
+    }
+    Ok(())
 }
 
 /// Instructions per connection on every kernel, as a table.
