@@ -39,6 +39,7 @@ fn flood(syncookies: u8) -> Result<()> {
         }
     }
     let memory = session.peak_memory()?;
+    eprintln!("{memory} KiB resident at most");
     assert!(memory < MEMORY, "{memory} KiB resident");
     let kernel = session.kernel()?;
     // The queue in front of TCP may be full: of those that it drops, nobody above knows.

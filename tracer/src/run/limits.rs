@@ -16,6 +16,17 @@ pub(super) fn bounds() -> Result<Bounds> {
     Ok(bounds)
 }
 
+/// Has what is large mapped on its own, so that it is the kernel's again once it is freed. glibc soon takes larger and larger pieces from
+/// its heap instead, where what was freed lies between what was not: a flood took 61 or 67 MB, now 47. musl does so anyway.
+pub(super) fn give_back_what_is_large() {
+    #[cfg(target_env = "gnu")]
+    {
+        const LARGE: libc::c_int = 128 << 10;
+        // SAFETY: it changes how later allocations are made, and nothing about those that there are. Where it fails, all is as before.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+    }
+}
+
 fn online() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }

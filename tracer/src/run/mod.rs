@@ -38,6 +38,7 @@ pub fn run(invocation: Invocation) -> Result<u8> {
     match invocation {
         Invocation::Trace(plan) => {
             log::start(plan.verbosity);
+            limits::give_back_what_is_large();
             trace::trace(&plan)
         }
         Invocation::Replay(plan) => replay::replay(&plan),
