@@ -58,7 +58,7 @@ pub(super) fn load_all(ebpf: &mut Ebpf, jobs: &BTreeMap<&str, Job>, btf: &Btf) -
 }
 
 /// Loads one.
-pub(super) fn load(program: &mut Program, job: Job, btf: &Btf) -> Result<(), ProgramError> {
+fn load(program: &mut Program, job: Job, btf: &Btf) -> Result<(), ProgramError> {
     match (program, job) {
         (Program::BtfTracePoint(p), Job::Hook(Point::Btf(at, _))) => p.load(at, btf),
         (Program::TracePoint(p), Job::Hook(Point::Classic(..))) => p.load(),

@@ -237,9 +237,10 @@ pub(super) fn clients(report: &Report, style: Style, page: &mut String) {
         );
         page.push_str(row.trim_end());
         page.push('\n');
-        for (by, name) in [(p.fins, "FINs"), (p.resets, "RSTs")] {
+        for (by, name) in [(p.fins, "FIN"), (p.resets, "RST")] {
             if by.total() > 0 {
-                let _ = writeln!(page, "{:>14}{} {name}, {}", "", count(by.total()), by_ender(by));
+                let several = if by.total() > 1 { "s" } else { "" };
+                let _ = writeln!(page, "{:>14}{} {name}{several}, {}", "", count(by.total()), by_ender(by));
             }
         }
     }

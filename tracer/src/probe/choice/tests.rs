@@ -87,11 +87,12 @@ fn every_place_of_the_catalogue_is_looked_up_and_every_place_that_is_looked_up_i
 }
 
 #[test]
-fn linux_5_10_takes_functions_of_its_own_arguments() {
-    check(
-        "5.10",
-        Wanted::Best,
-        expect![[r#"
+fn every_kernel_takes_functions_where_there_are_any() {
+    for kernel in &KERNELS {
+        check(
+            kernel.version,
+            Wanted::Best,
+            expect![[r#"
             tcp_conn_request: fentry, the entry of tcp_conn_request()
             tcp_check_req: fentry, the entry of tcp_check_req()
             tcp_v4_rcv: tracepoint, tracepoint kfree_skb
@@ -103,7 +104,12 @@ fn linux_5_10_takes_functions_of_its_own_arguments() {
             tcp_rtx_synack: fentry, the end of tcp_rtx_synack()
             tcp_v4_connect: fentry, the end of tcp_v4_connect()
         "#]],
-    );
+        );
+    }
+}
+
+#[test]
+fn linux_5_10_takes_probes_if_it_is_told_to() {
     check(
         "5.10",
         Wanted::Only(Flavour::Kprobe),
@@ -123,23 +129,7 @@ fn linux_5_10_takes_functions_of_its_own_arguments() {
 }
 
 #[test]
-fn linux_6_18_takes_functions_of_its_own_arguments() {
-    check(
-        "6.18",
-        Wanted::Best,
-        expect![[r#"
-            tcp_conn_request: fentry, the entry of tcp_conn_request()
-            tcp_check_req: fentry, the entry of tcp_check_req()
-            tcp_v4_rcv: tracepoint, tracepoint kfree_skb
-            inet_sk_set_state: tracepoint, tracepoint inet_sock_set_state
-            do_exit: tracepoint, tracepoint sched_process_exit
-            tcp_child_process: fentry, the entry of tcp_child_process()
-            inet_csk_accept: fentry, the entry of security_sock_graft()
-            reqsk_timer_handler: fentry, the end of reqsk_timer_handler()
-            tcp_rtx_synack: fentry, the end of tcp_rtx_synack()
-            tcp_v4_connect: fentry, the end of tcp_v4_connect()
-        "#]],
-    );
+fn linux_6_18_takes_tracepoints_if_it_is_told_to() {
     check(
         "6.18",
         Wanted::Only(Flavour::Tracepoint),
