@@ -25,6 +25,15 @@ fn parent() -> u64 {
     }
 }
 
+/// Whether the child of the moment is in a function whose hooks see what becomes of it; not, if a probe there was missed.
+#[inline(always)]
+pub(super) fn is_seen_by_function() -> bool {
+    match cpu() {
+        Some(cpu) => config!(child_by_function) != 0 && cpu.parent != 0,
+        None => false,
+    }
+}
+
 /// A connection is in the accept queue, and is established now or in a moment.
 #[inline(always)]
 pub(super) fn queued(phase: Phase, sk: Sock) -> Option<()> {
@@ -135,7 +144,7 @@ pub(super) fn completed_by(sk: Sock, what: u8) -> Option<()> {
 /// ESTABLISHED to CLOSE_WAIT. The hooks at the function that it happens in see it themselves.
 #[inline(always)]
 pub(super) fn fin(sk: Sock) -> Option<()> {
-    if config!(child_by_function) != 0 || cpu()?.child != sk.0 {
+    if is_seen_by_function() || cpu()?.child != sk.0 {
         return None;
     }
     completed_by(sk, flag::FIN)

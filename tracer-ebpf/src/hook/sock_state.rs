@@ -172,10 +172,7 @@ fn done(_: Option<()>) {}
 #[inline(always)]
 fn established(sk: Sock) -> Option<()> {
     let phase = watch::phase()?;
-    if config!(child_by_function) != 0 {
-        // It is counted where it handles its first segment, but for one that was counted at its SYN.
-        fast_open::was_opened(sk);
-    } else if sk.is_tcp() && !fast_open::was_opened(sk) && !sk.is_held() {
+    if !child::is_seen_by_function() && sk.is_tcp() && !fast_open::was_opened(sk) && !sk.is_held() {
         child::queued(phase, sk);
     }
     Some(())
