@@ -103,6 +103,10 @@ fn trim(btf: &Btf) -> Trimmed {
     if named(btf, Kind::Struct, strukt).filter(|(id, _)| selection.keep_path(*id, field)).count() == 0 {
         absent.push(format!("field {field} in struct {strukt}"));
     }
+    let (strukt, field) = places::TWO_WORDS;
+    if named(btf, Kind::Struct, strukt).filter(|(id, _)| selection.keep_path(*id, field)).count() == 0 {
+        absent.push(format!("field {field} in struct {strukt}"));
+    }
     let helpers = [places::TASK_REGS, places::PERCPU_LOOKUP];
     let mut missing = BTreeSet::from(helpers);
     for (id, t) in named(btf, Kind::Enum, places::HELPERS) {

@@ -130,10 +130,10 @@ pub struct Config {
     pub told_max: u32,
     /// 1 if a process can be preempted in a program at a tracepoint (7.0).
     pub preempted: u32,
-    /// 1 if programs can read kernel memory without a helper (6.17).
+    /// 1 if programs can read kernel memory without a helper (6.2).
     pub plain_reads: u32,
-    /// Zero.
-    pub padding: u32,
+    /// As what they read it: 0, anything (6.17), or the number of [`TWO_WORDS`](crate::abi::places::TWO_WORDS) among the kernel's types.
+    pub read_as: u32,
     /// Drop reasons.
     pub reasons: Reasons,
     /// Layouts.

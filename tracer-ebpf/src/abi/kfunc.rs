@@ -16,7 +16,8 @@ pub enum Kfunc {
     LocalIrqSave = 0x7ffe_0002,
     /// `void bpf_local_irq_restore(unsigned long *flags)` (6.14).
     LocalIrqRestore = 0x7ffe_0003,
-    /// `void *bpf_rdonly_cast(const void *obj, u32 btf_id)` (6.2); with type 0, anything at all can be read (6.17).
+    /// `void *bpf_rdonly_cast(const void *obj, u32 btf_id)` (6.2): the address, as one of a structure, or of
+    /// anything at all with type 0 (6.17).
     RdonlyCast = 0x7ffe_0004,
 }
 

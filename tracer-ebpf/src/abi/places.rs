@@ -31,6 +31,10 @@ pub const FUNCTIONS: [&str; 11] = [
 /// A field that the verifier has where it lets a program call global functions while preemption is disabled (6.15).
 pub const MIGHT_SLEEP: (&str, &str) = ("bpf_subprog_info", "might_sleep");
 
+/// A structure of two whole words: what `bpf_rdonly_cast()` makes of an address where it must be told a type (up to 6.16),
+/// and its second word.
+pub const TWO_WORDS: (&str, &str) = ("timespec64", "tv_nsec");
+
 /// A function that runs programs at system calls' tracepoints apart (7.x): a program is then kept from itself only, and of a pair one
 /// sees what the other does not. Before, it is not run while any program at such a tracepoint or at a probe runs on that CPU, and one
 /// of a pair is run as seldom as the other.

@@ -31,7 +31,7 @@ pub(crate) static CONFIG: Config = Config {
     told_max: 0,
     preempted: 0,
     plain_reads: 0,
-    padding: 0,
+    read_as: 0,
     reasons: Reasons { no_socket: 0, not_specified: 0, tcp_rules: [0; tracer_abi::abi::TCP_RULES.len()] },
     offsets: Offsets::ZERO,
 };

@@ -100,12 +100,12 @@ fn copy<T: Plain>(address: u64) -> (bool, T) {
 /// The same by a load of its own, which is zeroes where nothing is mapped: a helper takes twenty times as many instructions.
 #[inline(always)]
 fn load<T: Plain>(address: u64) -> T {
-    const ANYTHING: u32 = 0;
     // SAFETY: a number in the place of a function's address is how a helper is called on this target; it is called as every function.
     let cast = unsafe {
         core::mem::transmute::<usize, unsafe extern "C" fn(*const c_void, u32) -> *const T>(Kfunc::RdonlyCast as usize)
     };
+    let of = config!(read_as);
     // SAFETY: the collector makes of it what gives the address back, as one that may be read from, and sets `plain_reads` only then. The
     // kernel lets such a load fail without a fault. Any bytes are a value of T.
-    unsafe { cast(address as *const c_void, ANYTHING).read_volatile() }
+    unsafe { cast(address as *const c_void, of).read_volatile() }
 }

@@ -25,6 +25,8 @@ pub struct Layout {
     pub preemption: Option<[u32; Kfunc::PREEMPTION.len()]>,
     /// The number of the function that lets programs read kernel memory without a helper; `None` where there is none.
     pub cast: Option<u32>,
+    /// The number of a structure of two words, as which that function may be asked to see any address.
+    pub two_words: Option<u32>,
 }
 
 impl Layout {
@@ -47,6 +49,12 @@ fn preemption(types: &Types) -> Option<[u32; Kfunc::PREEMPTION.len()]> {
         *number = types.function_id(kfunc.name())?;
     }
     Some(numbers)
+}
+
+/// A structure of two words, if the second lies where a word ends.
+fn two_words(types: &Types) -> Option<u32> {
+    let (strukt, second) = places::TWO_WORDS;
+    types.strukt(strukt).filter(|id| types.offset(*id, second) == Some(size_of::<u64>() as u32))
 }
 
 /// Which places the kernel has, and with how many arguments; prototypes keep no argument names, and their number is what tells
@@ -144,6 +152,7 @@ impl Layout {
             signatures: Signatures::of(types),
             preemption: preemption(types),
             cast: types.function_id(Kfunc::RdonlyCast.name()),
+            two_words: two_words(types),
         })
     }
 }

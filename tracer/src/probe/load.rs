@@ -24,8 +24,9 @@ use crate::kernel::{Host, Layout};
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/ebpf/tracer.bpf.o"));
 
-/// The first kernel that lets programs read anything by `bpf_rdonly_cast()`: its type information does not tell.
-const PLAIN_READS: (u32, u32) = (6, 17);
+/// The first kernel that lets programs read anything by `bpf_rdonly_cast()` without telling what it is: its type information does not
+/// say so.
+const UNTYPED_READS: (u32, u32) = (6, 17);
 
 /// The first kernel with preempted tracepoints, which its type information does not tell either: a process can be preempted in a program
 /// at a tracepoint. Until it runs again, that program is run for nobody else on that CPU, so that more programs are needed there
@@ -175,6 +176,8 @@ impl Probe {
         let accept_by_function = choice.is_function("inet_csk_accept");
         let connect_by_probe = choice.is_by("tcp_v4_connect", Flavour::Kprobe);
         let preempted_tracepoints = host.is_since(PREEMPTED_TRACEPOINTS);
+        let untyped = host.is_since(UNTYPED_READS).then_some(0);
+        let read_as = layout.cast.and(untyped.or(layout.two_words));
         let config = Config {
             rcv_state_process: rcv.0,
             rcv_state_process_end: rcv.1,
@@ -201,8 +204,8 @@ impl Probe {
             mptcp_first: layout.mptcp_first.unwrap_or(u32::MAX),
             told_max: settings.bounds.watched / 8 * 7,
             preempted: u32::from(preempted_tracepoints),
-            plain_reads: u32::from(layout.cast.is_some() && host.is_since(PLAIN_READS)),
-            padding: 0,
+            plain_reads: u32::from(read_as.is_some()),
+            read_as: read_as.unwrap_or_default(),
             reasons: layout.reasons,
             offsets: layout.offsets,
         };

@@ -124,6 +124,22 @@ fn preemption_can_be_disabled_where_the_kernel_has_all_that_it_takes() {
     assert_eq!(read(&without).unwrap().preemption, None, "6.12 has the first two functions, but forbids other calls");
 }
 
+#[test]
+fn an_address_can_be_cast_where_the_kernel_has_the_function() {
+    for kernel in &KERNELS {
+        let found = read(kernel.btf).unwrap();
+        assert_eq!(
+            found.cast.is_some(),
+            ["6.12", "6.18", "7.2"].contains(&kernel.version),
+            "{}: since 6.2",
+            kernel.version
+        );
+        assert!(found.two_words.is_some(), "{}", kernel.version);
+    }
+    let without = edit::renamed(LINUX_6_18, "tv_nsec", "tv_xsec");
+    assert_eq!(read(&without).unwrap().two_words, None);
+}
+
 /// What kernels changed, from their sources: the columns are those of [`KERNELS`], and no number is no such place.
 #[test]
 fn places_have_the_arguments_of_the_kernels_sources() {
