@@ -3,10 +3,13 @@
 //! The notes are scenarios of package `tracer-tests`, small by default; `--full` makes as many connections as notes 1 to 6 did, which
 //! takes minutes for each. Notes 7 to 9 have one size: the first two are about the path, the third is about single packets. Like all
 //! scenarios they need root.
+//!
+//! Some minutes of traffic on all CPUs always meet process 1 somewhere, while which one kernel shows no packets to programs
+//! (ARCHITECTURE.md, "What we found out"): there `--one-cpu` keeps process 1 away from the traffic.
 
-use std::process::Command;
+use std::{process::Command, thread};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use clap::value_parser;
 
 use crate::{host, test};
@@ -26,17 +29,36 @@ pub(crate) struct Options {
     /// With the notes' own numbers of threads and connections
     #[arg(long)]
     full: bool,
+    /// On one CPU, which other processes hardly get meanwhile (real-time priority): where the kernel hides packets that come while
+    /// process 1 runs
+    #[arg(long)]
+    one_cpu: bool,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     test::check_tracefs()?;
     ensure!(host::is_root(), "the scenarios trace the kernel; run: sudo -E cargo xtask field-notes");
     let tracer = test::build_tracer()?;
-    let mut command = host::cargo();
-    command.args(["test", "--package", test::SCENARIOS]).args(FILES.map(|file| format!("--test={file}"))).arg("--");
-    command.args(["--nocapture", "--test-threads=1"]).args(names(&options.notes)).env("TRACER_BIN", tracer);
+    let test = |mut command: Command| {
+        command.args(["test", "--package", test::SCENARIOS]).args(FILES.map(|file| format!("--test={file}")));
+        command
+    };
+    // What has to be compiled is nothing that other processes should wait for.
+    host::execute(test(host::cargo()).arg("--no-run"))?;
+    let cargo = host::cargo();
+    let mut command = test(if options.one_cpu { alone(&cargo)? } else { cargo });
+    command.args(["--", "--nocapture", "--test-threads=1"]).args(names(&options.notes)).env("TRACER_BIN", tracer);
     scale(&mut command, options.full);
     host::execute(&mut command)
+}
+
+/// The same program, on the last CPU and before whatever has no real-time priority there.
+fn alone(program: &Command) -> anyhow::Result<Command> {
+    let cpus = thread::available_parallelism().context("cannot tell the number of CPUs")?.get();
+    ensure!(cpus > 1, "--one-cpu leaves one CPU to all others, and this machine has no other");
+    let mut command = Command::new("chrt");
+    command.args(["--rr", "1", "taskset", "--cpu-list", &(cpus - 1).to_string()]).arg(program.get_program());
+    Ok(command)
 }
 
 /// What the names of these notes' scenarios begin with; none stands for all.

@@ -289,10 +289,25 @@ fn by_name(failed: &BTreeMap<String, u64>) -> String {
     text
 }
 
+/// Ends of client processes that are shown before those that are left out, and after: a load of many short processes has one each.
+const ENDS_SHOWN: usize = 6;
+
 pub(super) fn marks(report: &Report, style: Style, page: &mut String) {
     page.push_str(&style.strong("marks               accepted         lost"));
     page.push('\n');
+    let ends = report.marks.iter().filter(|mark| !mark.asked).count();
+    let left_out = if ends > 2 * ENDS_SHOWN + 1 { ENDS_SHOWN..ends - ENDS_SHOWN } else { 0..0 };
+    let mut end = 0;
     for mark in &report.marks {
+        if !mark.asked {
+            end += 1;
+            if left_out.contains(&(end - 1)) {
+                if end - 1 == left_out.start {
+                    let _ = writeln!(page, "{:43}{} more processes ended", "", count(left_out.len() as u64));
+                }
+                continue;
+            }
+        }
         let (accepted, lost) = (count(mark.accepted), count(mark.lost));
         let at = format!("{:.3} s", mark.at.as_secs_f64());
         let _ = writeln!(page, "{at:>12}{accepted:>16}{lost:>13}  {}", mark.label);

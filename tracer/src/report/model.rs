@@ -263,6 +263,8 @@ pub struct Mark {
     pub at: Duration,
     /// Its name.
     pub label: String,
+    /// Whether the user asked for it; else it is the end of a client process.
+    pub asked: bool,
     /// Accepted so far.
     pub accepted: u64,
     /// Lost so far.

@@ -268,8 +268,8 @@ pub(super) fn trouble() -> Report {
         resets: Some(ByEnder([5, 0, 0, 0, 0])),
     };
     report.marks = vec![
-        Mark { at: Duration::from_millis(3_200), label: "client stopped".into(), accepted: 20, lost: 11 },
-        Mark { at: Duration::from_micros(7_654_321), label: "mark 2".into(), accepted: 30, lost: 44 },
+        Mark { at: Duration::from_millis(3_200), label: "client stopped".into(), asked: false, accepted: 20, lost: 11 },
+        Mark { at: Duration::from_micros(7_654_321), label: "mark 2".into(), asked: true, accepted: 30, lost: 44 },
     ];
     report.check = Check::new(
         counters(&[

@@ -153,6 +153,9 @@ impl PortsFacts {
 pub(super) struct MarkFacts {
     pub(super) at_ns: u64,
     pub(super) label: String,
+    /// Recordings of earlier versions do not tell.
+    #[serde(default)]
+    pub(super) asked: bool,
     pub(super) accepted: u64,
     pub(super) lost: u64,
 }
@@ -162,6 +165,7 @@ impl MarkFacts {
         Mark {
             at: std::time::Duration::from_nanos(self.at_ns),
             label: self.label.clone(),
+            asked: self.asked,
             accepted: self.accepted,
             lost: self.lost,
         }

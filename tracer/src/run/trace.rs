@@ -173,7 +173,7 @@ impl Run {
                 biased;
                 got = signals.next() => {
                     if got == Asked::Mark {
-                        self.mark(vec![(monotonic_ns(), "SIGUSR1".to_owned())])?;
+                        self.mark(vec![(monotonic_ns(), "SIGUSR1".to_owned())], true)?;
                         continue;
                     }
                     let running = command.as_ref().filter(|_| finished.is_none());
@@ -257,7 +257,7 @@ impl Run {
         let room = EXIT_MARKS.saturating_sub(self.exits);
         exits.truncate(room);
         self.exits += exits.len();
-        self.mark(exits)?;
+        self.mark(exits, false)?;
         self.look_at_ports();
         Ok(())
     }
@@ -285,7 +285,7 @@ impl Run {
     }
 
     /// Notes the counts of this moment, for each of the given moments and labels.
-    fn mark(&mut self, marks: Vec<(u64, String)>) -> Result<()> {
+    fn mark(&mut self, marks: Vec<(u64, String)>, asked: bool) -> Result<()> {
         if marks.is_empty() {
             return Ok(());
         }
@@ -295,6 +295,7 @@ impl Run {
         self.marks.extend(marks.into_iter().map(|(at_ns, label)| MarkFacts {
             at_ns: at_ns.saturating_sub(start_ns),
             label,
+            asked,
             accepted: now.accepted,
             lost: now.lost.total(),
         }));

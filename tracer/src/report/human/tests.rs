@@ -1,6 +1,8 @@
+use std::time::Duration;
+
 use expect_test::{Expect, expect};
 
-use super::super::samples;
+use super::super::{Mark, samples};
 use super::*;
 
 fn page(report: &Report, color: bool) -> String {
@@ -249,6 +251,28 @@ fn idle_listeners_are_left_out_unless_their_port_was_asked_for() {
     let mut report = samples::idle();
     report.ports = None;
     assert!(!page(&report, false).contains("0.0.0.0:8000"));
+}
+
+#[test]
+fn of_many_processes_that_ended_the_first_and_the_last_are_shown_and_every_mark_that_was_asked_for() {
+    let labels = |ends: usize| {
+        let mut report = samples::idle();
+        let mark = |label: String, asked| Mark { at: Duration::from_secs(1), label, asked, accepted: 1, lost: 2 };
+        report.marks = (1..=ends).map(|n| mark(format!("end {n}"), false)).collect();
+        report.marks.insert(8, mark("SIGUSR1".to_owned(), true));
+        let page = page(&report, false);
+        let marks = page.split("\nmarks ").nth(1).unwrap().split("\n\n").next().unwrap();
+        marks.lines().skip(1).map(|line| line[43..].to_owned()).collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(
+        labels(40),
+        "end 1, end 2, end 3, end 4, end 5, end 6, 28 more processes ended, SIGUSR1, \
+         end 35, end 36, end 37, end 38, end 39, end 40"
+    );
+    assert_eq!(
+        labels(13),
+        "end 1, end 2, end 3, end 4, end 5, end 6, end 7, end 8, SIGUSR1, end 9, end 10, end 11, end 12, end 13"
+    );
 }
 
 #[test]
