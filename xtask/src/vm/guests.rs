@@ -76,6 +76,13 @@ pub(super) struct Prepared {
     cpus: usize,
 }
 
+impl Prepared {
+    /// Adds an archive to the guests' file system.
+    pub(super) fn add(&mut self, archive: &[u8]) {
+        self.common.extend(archive);
+    }
+}
+
 impl Host {
     pub(super) fn prepare(&self, kernel: Kernel) -> anyhow::Result<Prepared> {
         let image = self.cache.obtain(kernel)?;
@@ -103,8 +110,13 @@ impl Host {
     }
 
     pub(super) fn plan(&self, prepared: &Prepared) -> Plan {
-        let environment =
-            [("PATH", "/bin"), ("HOME", "/"), ("TRACER_BIN", initramfs::TRACER), ("TRACER_LOAD", initramfs::LOAD)];
+        let environment = [
+            ("PATH", "/bin"),
+            ("HOME", "/"),
+            ("LD_LIBRARY_PATH", "/lib"),
+            ("TRACER_BIN", initramfs::TRACER),
+            ("TRACER_LOAD", initramfs::LOAD),
+        ];
         Plan {
             modules: prepared.modules.clone(),
             environment: environment.map(|(name, value)| (name.into(), value.into())).into(),

@@ -50,6 +50,37 @@ pub(super) fn common(programs: &Programs, busybox: &Path, modules: &[Module]) ->
     Ok(archive.finish())
 }
 
+/// Where a program of libbpf-tools is.
+pub(super) fn peer_path(name: &str) -> String {
+    format!("/peers/{name}")
+}
+
+/// Programs of libbpf-tools, which are linked dynamically, with every library of the packages that they were unpacked with.
+pub(super) fn peers(unpacked: &Path, names: &[&str]) -> anyhow::Result<Vec<u8>> {
+    const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+    const LINKER: &str = "lib64/ld-linux-x86-64.so.2";
+    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let mut archive = Archive::default();
+    for directory in ["peers", "lib", "lib64"] {
+        archive.directory(directory);
+    }
+    for name in names {
+        let path = unpacked.join("usr/sbin").join(format!("{name}-libbpf"));
+        archive.file(&peer_path(name), &read(&path)?);
+    }
+    archive.file(LINKER, &read(&unpacked.join(LIBRARIES).join("ld-linux-x86-64.so.2"))?);
+    let libraries = unpacked.join(LIBRARIES);
+    for entry in fs::read_dir(&libraries).with_context(|| format!("cannot read {}", libraries.display()))? {
+        let entry = entry.with_context(|| format!("cannot read {}", libraries.display()))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Links lead to files beside them.
+        if name.contains(".so.") && entry.path().is_file() {
+            archive.file(&format!("lib/{name}"), &read(&entry.path())?);
+        }
+    }
+    Ok(archive.finish())
+}
+
 /// The part that holds the plan. The kernel takes archives one after the other.
 pub(super) fn with_plan(plan: &plan::Plan) -> anyhow::Result<Vec<u8>> {
     let mut archive = Archive::default();

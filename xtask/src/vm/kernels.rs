@@ -18,6 +18,7 @@ const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 const BUSYBOX_PACKAGE: &str = "busybox-static";
+const PEERS_PACKAGE: &str = "libbpf-tools";
 
 /// Where kernels are kept.
 pub(super) struct Cache {
@@ -131,6 +132,32 @@ impl Cache {
             fs::rename(found, &file).with_context(|| format!("cannot make {}", file.display()))?;
         }
         Ok(file)
+    }
+}
+
+impl Cache {
+    /// bcc's libbpf-tools with all that they need, as their packages unpack: other programs that watch connections.
+    pub(super) fn peers(&self) -> anyhow::Result<PathBuf> {
+        let directory = self.root.join(PEERS_PACKAGE);
+        if !directory.is_dir() {
+            println!("asking Debian for {PEERS_PACKAGE}: what the tracer is compared with in guests");
+            let suite = Kernel::V6_12.suite();
+            let apt = Apt::open(suite, self.root.join(suite))?;
+            let mut packages = vec![PEERS_PACKAGE.to_owned()];
+            let mut next = 0;
+            while let Some(package) = packages.get(next) {
+                for needed in dependencies(&apt.show(package)?) {
+                    if !packages.contains(&needed) {
+                        packages.push(needed);
+                    }
+                }
+                next += 1;
+            }
+            let unpacked = Scratch::new(&self.root)?;
+            apt.unpack(&packages, &unpacked.0)?;
+            fs::rename(&unpacked.0, &directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        }
+        Ok(directory)
     }
 }
 

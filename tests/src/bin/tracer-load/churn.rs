@@ -2,11 +2,11 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::Instant;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
@@ -37,6 +37,9 @@ pub(crate) struct Options {
     /// afterwards, and tell what was measured on stderr
     #[arg(long, num_args = 0.., allow_hyphen_values = true, value_name = "PROGRAM")]
     beside: Option<Vec<String>>,
+    /// That program says nothing: begin when it waits for something, and interrupt it afterwards
+    #[arg(long)]
+    silent: bool,
 }
 
 /// What was measured.
@@ -63,13 +66,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut begin = || -> Result<()> {
         let Some(argv) = &options.beside else { return crate::wait_for_go() };
         if let [program, arguments @ ..] = argv.as_slice() {
-            watcher = Some(Watcher::start(program, arguments)?);
+            let started = Watcher::start(program, arguments)?;
+            watcher = Some(if options.silent { started.idle()? } else { started.heard()? });
         }
         Ok(())
     };
     let measured = if options.two_cpus { two_cpus(options, &mut begin)? } else { one_cpu(options, &mut begin)? };
     if let Some(watcher) = watcher {
-        watcher.end()?;
+        if options.silent { watcher.interrupt()? } else { watcher.end()? }
     }
     if options.beside.is_none() {
         return crate::tell(&measured);
@@ -79,29 +83,82 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// A program that watches the load.
-struct Watcher(Child);
+struct Watcher {
+    program: String,
+    child: Child,
+}
+
+/// System calls in which a program that has set itself up waits for events, or for time to pass.
+const WAITING: [i64; 6] = [
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
+];
 
 impl Watcher {
     fn start(program: &str, arguments: &[String]) -> Result<Self> {
-        let mut child = Command::new(program)
+        let child = Command::new(program)
             .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start {program}"))?;
-        let mut line = String::new();
-        let stderr = child.stderr.as_mut().context("no stderr")?;
-        BufReader::new(stderr).read_line(&mut line).with_context(|| format!("cannot hear {program}"))?;
-        ensure!(!line.is_empty(), "{program} has ended");
-        Ok(Self(child))
+        Ok(Self { program: program.to_owned(), child })
     }
 
-    fn end(mut self) -> Result<()> {
-        let id = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).context("no process id")?;
-        kill_process(id, Signal::TERM).context("cannot end the program beside the load")?;
-        let status = self.0.wait().context("cannot wait for the program beside the load")?;
-        ensure!(status.success(), "the program beside the load ended with {status}");
+    /// Until it has said a line.
+    fn heard(mut self) -> Result<Self> {
+        let mut line = String::new();
+        let stderr = self.child.stderr.as_mut().context("no stderr")?;
+        BufReader::new(stderr).read_line(&mut line).with_context(|| format!("cannot hear {}", self.program))?;
+        ensure!(!line.is_empty(), "{} has ended", self.program);
+        Ok(self)
+    }
+
+    /// Until it waits, and goes on waiting.
+    fn idle(mut self) -> Result<Self> {
+        const LOOKS: u32 = 10;
+        let call = format!("/proc/{}/syscall", self.child.id());
+        let mut waiting = 0;
+        while waiting < LOOKS {
+            thread::sleep(Duration::from_millis(20));
+            if let Some(status) = self.child.try_wait().with_context(|| format!("cannot wait for {}", self.program))? {
+                let mut said = String::new();
+                self.child
+                    .stderr
+                    .take()
+                    .context("no stderr")?
+                    .read_to_string(&mut said)
+                    .context("cannot read stderr")?;
+                bail!("{} ended with {status}: {}", self.program, said.trim_end().replace('\n', "; "));
+            }
+            let now = fs::read_to_string(&call).with_context(|| format!("cannot read {call}"))?;
+            let number = now.split_whitespace().next().and_then(|it| it.parse().ok());
+            waiting = if number.is_some_and(|it: i64| WAITING.contains(&it)) { waiting + 1 } else { 0 };
+        }
+        Ok(self)
+    }
+
+    /// Ends it; it has to end well.
+    fn end(self) -> Result<()> {
+        let program = self.program.clone();
+        let status = self.signal(Signal::TERM)?;
+        ensure!(status.success(), "{program} ended with {status}");
         Ok(())
+    }
+
+    /// Ends it, as Ctrl-C would, however it ends: what it does then is not what is measured.
+    fn interrupt(self) -> Result<()> {
+        self.signal(Signal::INT).map(drop)
+    }
+
+    fn signal(mut self, signal: Signal) -> Result<ExitStatus> {
+        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no process id")?;
+        kill_process(id, signal).with_context(|| format!("cannot end {}", self.program))?;
+        self.child.wait().with_context(|| format!("cannot wait for {}", self.program))
     }
 }
 
