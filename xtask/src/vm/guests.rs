@@ -143,7 +143,8 @@ impl Host {
                 // One after the other: apt takes its lock only once.
                 let prepared = self.prepare(kernel)?;
                 drop(waiting);
-                columns.extend(self.run_kernel(kernel, flavours, &prepared, accelerator, options.keep)?);
+                let guests = Guests { host: self, kernel, prepared: &prepared, accelerator, keep: options.keep };
+                columns.extend(guests.run(flavours)?);
             }
         };
         let parts: Vec<_> = thread::scope(|scope| {
@@ -156,114 +157,6 @@ impl Host {
         }
         columns.sort_by_key(|column| (column.kernel, column.flavour));
         Ok(columns)
-    }
-
-    fn run_kernel(
-        &self,
-        kernel: Kernel,
-        flavours: &[Flavour],
-        prepared: &Prepared,
-        accelerator: Accelerator,
-        keep: bool,
-    ) -> anyhow::Result<Vec<Column>> {
-        println!("kernel {}: {} ({accelerator:?})", kernel.name(), prepared.image.release);
-        let mut columns = self.expect_refusals(kernel, flavours, prepared, accelerator, keep)?;
-        for &flavour in flavours {
-            if matrix::support(kernel, flavour) == Support::Expected {
-                columns.push(self.run_scenarios(kernel, flavour, prepared, accelerator, keep)?);
-            }
-        }
-        Ok(columns)
-    }
-
-    /// One guest for all absent flavours of a kernel: in each the tracer has to refuse, or the matrix is out of date.
-    fn expect_refusals(
-        &self,
-        kernel: Kernel,
-        flavours: &[Flavour],
-        prepared: &Prepared,
-        accelerator: Accelerator,
-        keep: bool,
-    ) -> anyhow::Result<Vec<Column>> {
-        let absent: Vec<_> = flavours
-            .iter()
-            .filter_map(|&flavour| match matrix::support(kernel, flavour) {
-                Support::Absent(reason) => Some((flavour, reason)),
-                Support::Expected => None,
-            })
-            .collect();
-        if absent.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut plan = Plan { limit: REFUSAL_LIMIT, ..self.plan(prepared) };
-        plan.probes.extend(absent.iter().map(|(flavour, _)| {
-            plan::Probe {
-                name: flavour.name().into(),
-                argv: [
-                    initramfs::TRACER,
-                    "--hooks",
-                    flavour.name(),
-                    "--port",
-                    "8000",
-                    "--duration",
-                    "1s",
-                    "--format",
-                    "json",
-                ]
-                .map(str::to_owned)
-                .into(),
-            }
-        }));
-        let name = format!("{}-absent", kernel.name());
-        let (record, end, files) = self.boot(&name, prepared, &plan, accelerator)?;
-        let column = |(flavour, reason): (Flavour, &str)| {
-            let verdict = refusal(&record, &end, flavour, reason);
-            Column { kernel, release: None, flavour, cells: self.all_scenarios(&verdict) }
-        };
-        let columns: Vec<_> = absent.into_iter().map(column).collect();
-        tidy(&files, &columns, keep)?;
-        Ok(columns)
-    }
-
-    fn all_scenarios(&self, cell: &Cell) -> Vec<(String, Cell)> {
-        self.programs.scenarios.iter().map(|it| (it.name.clone(), cell.clone())).collect()
-    }
-
-    fn run_scenarios(
-        &self,
-        kernel: Kernel,
-        flavour: Flavour,
-        prepared: &Prepared,
-        accelerator: Accelerator,
-        keep: bool,
-    ) -> anyhow::Result<Column> {
-        let mut plan = Plan { workers: workers(accelerator), ..self.plan(prepared) };
-        plan.environment.push(("TRACER_HOOKS".into(), flavour.name().into()));
-        plan.environment.push(("TESTS_PATIENCE".into(), patience(accelerator).into()));
-        let to_run = self.programs.scenarios.iter().filter(|it| matrix::exception(kernel, flavour, &it.name).is_none());
-        plan.scenarios.extend(to_run.map(|it| plan::Scenario {
-            name: it.name.clone(),
-            path: initramfs::scenario_path(&it.name),
-            alone: ALONE.contains(&it.name.as_str()),
-        }));
-        let name = format!("{}-{}", kernel.name(), flavour.name());
-        let (record, end, files) = self.boot(&name, prepared, &plan, accelerator)?;
-        let release = record.ready.as_ref().map(|it| it.0.clone());
-        if let Some(booted) = &release {
-            ensure!(*booted == prepared.image.release, "booted {booted} instead of {}", prepared.image.release);
-        }
-        let cell = |name: &str| match matrix::exception(kernel, flavour, name) {
-            Some(reason) => Cell::Absent(reason.into()),
-            None => record.cell(name, &end),
-        };
-        let mut cells: Vec<_> = self.programs.scenarios.iter().map(|it| (it.name.clone(), cell(&it.name))).collect();
-        if let Some(fault) = record.fault(&end) {
-            // Even if it came after the last test.
-            cells.push(("(the guest)".into(), Cell::Unfinished(fault)));
-        }
-        let column = Column { kernel, release, flavour, cells };
-        tidy(&files, std::slice::from_ref(&column), keep)?;
-        Ok(column)
     }
 
     pub(super) fn boot(
@@ -283,6 +176,114 @@ impl Host {
         })?;
         println!("{name}: ended after {:.1} s: {}", begun.elapsed().as_secs_f64(), end_in_words(&record, &end));
         Ok((record, end, files))
+    }
+}
+
+/// The guests of one kernel.
+struct Guests<'a> {
+    host: &'a Host,
+    kernel: Kernel,
+    prepared: &'a Prepared,
+    accelerator: Accelerator,
+    keep: bool,
+}
+
+impl Guests<'_> {
+    fn run(&self, flavours: &[Flavour]) -> anyhow::Result<Vec<Column>> {
+        println!("kernel {}: {} ({:?})", self.kernel.name(), self.prepared.image.release, self.accelerator);
+        let mut columns = self.expect_refusals(flavours)?;
+        for &flavour in flavours {
+            if matrix::support(self.kernel, flavour) == Support::Expected {
+                columns.push(self.run_scenarios(flavour)?);
+            }
+        }
+        Ok(columns)
+    }
+
+    /// One guest for all absent flavours of a kernel: in each the tracer has to refuse, or the matrix is out of date.
+    fn expect_refusals(&self, flavours: &[Flavour]) -> anyhow::Result<Vec<Column>> {
+        let absent: Vec<_> = flavours
+            .iter()
+            .filter_map(|&flavour| match matrix::support(self.kernel, flavour) {
+                Support::Absent(reason) => Some((flavour, reason)),
+                Support::Expected => None,
+            })
+            .collect();
+        if absent.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut plan = Plan { limit: REFUSAL_LIMIT, ..self.host.plan(self.prepared) };
+        plan.probes.extend(absent.iter().map(|(flavour, _)| {
+            plan::Probe {
+                name: flavour.name().into(),
+                argv: [
+                    initramfs::TRACER,
+                    "--hooks",
+                    flavour.name(),
+                    "--port",
+                    "8000",
+                    "--duration",
+                    "1s",
+                    "--format",
+                    "json",
+                ]
+                .map(str::to_owned)
+                .into(),
+            }
+        }));
+        let name = format!("{}-absent", self.kernel.name());
+        let (record, end, files) = self.host.boot(&name, self.prepared, &plan, self.accelerator)?;
+        let column = |(flavour, reason): (Flavour, &str)| {
+            let verdict = refusal(&record, &end, flavour, reason);
+            Column { kernel: self.kernel, release: None, flavour, cells: self.all_scenarios(&verdict) }
+        };
+        let columns: Vec<_> = absent.into_iter().map(column).collect();
+        tidy(&files, &columns, self.keep)?;
+        Ok(columns)
+    }
+
+    fn all_scenarios(&self, cell: &Cell) -> Vec<(String, Cell)> {
+        self.host.programs.scenarios.iter().map(|it| (it.name.clone(), cell.clone())).collect()
+    }
+
+    fn run_scenarios(&self, flavour: Flavour) -> anyhow::Result<Column> {
+        let mut plan = Plan { workers: workers(self.accelerator), ..self.host.plan(self.prepared) };
+        plan.environment.push(("TRACER_HOOKS".into(), flavour.name().into()));
+        plan.environment.push(("TESTS_PATIENCE".into(), patience(self.accelerator).into()));
+        let to_run = self
+            .host
+            .programs
+            .scenarios
+            .iter()
+            .filter(|it| matrix::exception(self.kernel, flavour, &it.name).is_none());
+        plan.scenarios.extend(to_run.map(|it| plan::Scenario {
+            name: it.name.clone(),
+            path: initramfs::scenario_path(&it.name),
+            alone: ALONE.contains(&it.name.as_str()),
+        }));
+        let name = format!("{}-{}", self.kernel.name(), flavour.name());
+        let (record, end, files) = self.host.boot(&name, self.prepared, &plan, self.accelerator)?;
+        let release = record.ready.as_ref().map(|it| it.0.clone());
+        if let Some(booted) = &release {
+            ensure!(
+                *booted == self.prepared.image.release,
+                "booted {booted} instead of {}",
+                self.prepared.image.release
+            );
+        }
+        let cell = |name: &str| match matrix::exception(self.kernel, flavour, name) {
+            Some(reason) => Cell::Absent(reason.into()),
+            None => record.cell(name, &end),
+        };
+        let mut cells: Vec<_> =
+            self.host.programs.scenarios.iter().map(|it| (it.name.clone(), cell(&it.name))).collect();
+        if let Some(fault) = record.fault(&end) {
+            // Even if it came after the last test.
+            cells.push(("(the guest)".into(), Cell::Unfinished(fault)));
+        }
+        let column = Column { kernel: self.kernel, release, flavour, cells };
+        tidy(&files, std::slice::from_ref(&column), self.keep)?;
+        Ok(column)
     }
 }
 
