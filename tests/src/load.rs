@@ -114,12 +114,13 @@ impl Load {
         drop(open);
         patient.wait_for(0, State::SynSent)?;
         for client in &patient.0 {
-            // The server ends what it accepts with a FIN: only a timeout closes these, or a RST after the FIN, where the server's
-            // end is gone after its time in FIN_WAIT2 (a minute) and a client that waits for another has still not closed.
+            // The server ends what it accepts with a FIN: only a timeout closes these, or a RST to one that was answered, which a
+            // client that waits long enough for another still meets: after the FIN, when the server's end is gone from FIN_WAIT2
+            // (a minute); before, in answer to the ACK of a repeated SYN-ACK whose request has just expired.
             if client.state()? == State::Closed {
                 match client.error()?.and_then(|error| error.raw_os_error()) {
                     Some(libc::ETIMEDOUT) => _ = self.unanswered.fetch_add(1, SeqCst),
-                    Some(libc::EPIPE) => {}
+                    Some(libc::EPIPE | libc::ECONNRESET) => {}
                     error => bail!("a client ended with {error:?}"),
                 }
             }

@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// That program says nothing: begin when it waits for something, and interrupt it afterwards
     #[arg(long)]
     silent: bool,
+    /// That program is a tracer that reports as JSON: pass on what it says of its own programs
+    #[arg(long, conflicts_with = "silent")]
+    programs: bool,
 }
 
 /// What was measured.
@@ -53,6 +56,9 @@ struct Measured {
     seconds: f64,
     /// Half of the connections took no longer, nanoseconds. Of a lost and its accepted neighbour: the time of both.
     median_ns: u64,
+    /// `cost.programs` of the tracer's report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    programs: Option<serde_json::Value>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -66,14 +72,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut begin = || -> Result<()> {
         let Some(argv) = &options.beside else { return crate::wait_for_go() };
         if let [program, arguments @ ..] = argv.as_slice() {
-            let started = Watcher::start(program, arguments)?;
-            watcher = Some(if options.silent { started.idle()? } else { started.heard()? });
+            let started = Watcher::start(program, arguments, options.programs)?;
+            watcher = Some(match options {
+                Options { silent: true, .. } => started.idle()?,
+                // It may say other things before, if it is asked to say more.
+                Options { programs: true, .. } => started.heard("tracing ")?,
+                _ => started.heard("")?,
+            });
         }
         Ok(())
     };
-    let measured = if options.two_cpus { two_cpus(options, &mut begin)? } else { one_cpu(options, &mut begin)? };
+    let mut measured = if options.two_cpus { two_cpus(options, &mut begin)? } else { one_cpu(options, &mut begin)? };
     if let Some(watcher) = watcher {
-        if options.silent { watcher.interrupt()? } else { watcher.end()? }
+        if options.silent {
+            watcher.interrupt()?;
+        } else {
+            let said = watcher.end()?;
+            if options.programs {
+                let report: serde_json::Value = serde_json::from_slice(&said).context("cannot read the report")?;
+                measured.programs = Some(report["cost"]["programs"].clone());
+            }
+        }
     }
     if options.beside.is_none() {
         return crate::tell(&measured);
@@ -99,22 +118,26 @@ const WAITING: [i64; 6] = [
 ];
 
 impl Watcher {
-    fn start(program: &str, arguments: &[String]) -> Result<Self> {
+    /// Starts it; what it writes to stdout is kept if it is a report.
+    fn start(program: &str, arguments: &[String], report: bool) -> Result<Self> {
         let child = Command::new(program)
             .args(arguments)
-            .stdout(Stdio::null())
+            .stdout(if report { Stdio::piped() } else { Stdio::null() })
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start {program}"))?;
         Ok(Self { program: program.to_owned(), child })
     }
 
-    /// Until it has said a line.
-    fn heard(mut self) -> Result<Self> {
+    /// Until it has said a line that begins so.
+    fn heard(mut self, beginning: &str) -> Result<Self> {
+        let mut stderr = BufReader::new(self.child.stderr.as_mut().context("no stderr")?);
         let mut line = String::new();
-        let stderr = self.child.stderr.as_mut().context("no stderr")?;
-        BufReader::new(stderr).read_line(&mut line).with_context(|| format!("cannot hear {}", self.program))?;
-        ensure!(!line.is_empty(), "{} has ended", self.program);
+        while line.is_empty() || !line.starts_with(beginning) {
+            line.clear();
+            stderr.read_line(&mut line).with_context(|| format!("cannot hear {}", self.program))?;
+            ensure!(!line.is_empty(), "{} has ended", self.program);
+        }
         Ok(self)
     }
 
@@ -142,22 +165,30 @@ impl Watcher {
         Ok(self)
     }
 
-    /// Ends it; it has to end well.
-    fn end(self) -> Result<()> {
-        let program = self.program.clone();
-        let status = self.signal(Signal::TERM)?;
-        ensure!(status.success(), "{program} ended with {status}");
-        Ok(())
+    /// Ends it; it has to end well. What it has written.
+    fn end(mut self) -> Result<Vec<u8>> {
+        self.signal(Signal::TERM)?;
+        let mut said = Vec::new();
+        if let Some(stdout) = &mut self.child.stdout {
+            stdout.read_to_end(&mut said).with_context(|| format!("cannot read what {} writes", self.program))?;
+        }
+        let status = self.wait()?;
+        ensure!(status.success(), "{} ended with {status}", self.program);
+        Ok(said)
     }
 
     /// Ends it, as Ctrl-C would, however it ends: what it does then is not what is measured.
-    fn interrupt(self) -> Result<()> {
-        self.signal(Signal::INT).map(drop)
+    fn interrupt(mut self) -> Result<()> {
+        self.signal(Signal::INT)?;
+        self.wait().map(drop)
     }
 
-    fn signal(mut self, signal: Signal) -> Result<ExitStatus> {
+    fn signal(&self, signal: Signal) -> Result<()> {
         let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no process id")?;
-        kill_process(id, signal).with_context(|| format!("cannot end {}", self.program))?;
+        kill_process(id, signal).with_context(|| format!("cannot end {}", self.program))
+    }
+
+    fn wait(&mut self) -> Result<ExitStatus> {
         self.child.wait().with_context(|| format!("cannot wait for {}", self.program))
     }
 }
@@ -203,7 +234,7 @@ fn one_cpu(options: &Options, begin: &mut dyn FnMut() -> Result<()>) -> Result<M
     times.sort_unstable();
     let median_ns = times.get(times.len() / 2).map_or(0, |t| t.as_nanos() as u64);
     let lost = if options.lose_half { rounds } else { 0 };
-    Ok(Measured { connections: rounds * each, lost, seconds, median_ns })
+    Ok(Measured { connections: rounds * each, lost, seconds, median_ns, programs: None })
 }
 
 fn open_and_close(listener: &TcpListener, server: SocketAddr) -> Result<()> {
@@ -259,5 +290,5 @@ fn two_cpus(options: &Options, ready: &mut dyn FnMut() -> Result<()>) -> Result<
     accepter.join().expect("the accepter does not panic")?;
     times.sort_unstable();
     let median_ns = times.get(times.len() / 2).map_or(0, |t| t.as_nanos() as u64);
-    Ok(Measured { connections: options.connections, lost: 0, seconds, median_ns })
+    Ok(Measured { connections: options.connections, lost: 0, seconds, median_ns, programs: None })
 }
