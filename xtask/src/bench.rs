@@ -60,7 +60,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     };
     println!("\n{text}");
     if options.document {
-        document::put(&root.join("docs/performance.md"), &command, &text)?;
+        document::put(&root.join("docs/performance.md"), &command, &|_| text.clone())?;
     }
     Ok(())
 }

@@ -55,7 +55,7 @@ pub(crate) struct Options {
     /// Guests that run at the same time, of different kernels; more than one have one CPU each instead of two
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     at_once: usize,
-    /// Put each kernel's table into docs/kernels.md, in the place of the one that is there
+    /// Put what was run into each kernel's table in docs/kernels.md
     #[arg(long)]
     document: bool,
     /// Keep the guests' file systems, consoles and recordings even when all goes well
@@ -109,15 +109,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     conclude(&columns, begun.elapsed(), &host.directory)
 }
 
-/// Puts each kernel's columns into the page, in the place of those that are there, with the commit that they were run on: all kernels take
+/// Puts each kernel's columns into the page, in the place of what is there of them, with the commit that they were run on: all kernels take
 /// more than an hour when they are emulated, and need not be run in one sitting.
 fn document(root: &Path, columns: &[Column]) -> anyhow::Result<()> {
     let mut describe = Command::new("git");
     let commit = host::output(describe.current_dir(root).args(["describe", "--always", "--dirty"]))?;
     for own in columns.chunk_by(|one, other| one.kernel == other.kernel) {
         let name = own[0].kernel.name();
-        let text = format!("{}\n{}\nCommit {}.\n", table::render(own), table::notes(own), commit.trim());
-        document::put(&root.join("docs/kernels.md"), &format!("cargo xtask vm --kernel {name}"), &text)?;
+        let (file, command) = (root.join("docs/kernels.md"), format!("cargo xtask vm --kernel {name}"));
+        document::put(&file, &command, &|old| table::page(old, own, commit.trim()))?;
     }
     Ok(())
 }
