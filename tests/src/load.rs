@@ -114,9 +114,9 @@ impl Load {
         drop(open);
         patient.wait_for(0, State::SynSent)?;
         for client in &patient.0 {
-            // The server ends what it accepts with a FIN: only a timeout closes these, or a RST to one that was answered, which a
-            // client that waits long enough for another still meets: after the FIN, when the server's end is gone from FIN_WAIT2
-            // (a minute); before, in answer to the ACK of a repeated SYN-ACK whose request has just expired.
+            // The server ends what it accepts with a FIN, so that only a timeout closes these, or a RST. The error tells whom it came
+            // to (`tcp_reset()`): ECONNREFUSED before an answer, EPIPE after the server's FIN, ECONNRESET in between. The latter two
+            // were answered, and have waited long for others; whether they count as accepted or as phantoms is the server's to say.
             if client.state()? == State::Closed {
                 match client.error()?.and_then(|error| error.raw_os_error()) {
                     Some(libc::ETIMEDOUT) => _ = self.unanswered.fetch_add(1, SeqCst),

@@ -55,7 +55,8 @@ fn trim(btf: &Btf) -> Trimmed {
             selection.keep(id, Extent::Whole);
         }
     }
-    for (_, strukt, path) in Offsets::FIELDS {
+    let fields = Offsets::FIELDS.iter().map(|(_, strukt, path)| (*strukt, *path));
+    for (strukt, path) in fields.chain([places::MIGHT_SLEEP, places::TWO_WORDS]) {
         // Two structures can have one name; what tracer makes of that is for it to show.
         let found = named(btf, Kind::Struct, strukt).filter(|(id, _)| selection.keep_path(*id, path)).count();
         if found == 0 {
@@ -98,14 +99,6 @@ fn trim(btf: &Btf) -> Trimmed {
         if !found {
             absent.push(format!("function {function}"));
         }
-    }
-    let (strukt, field) = places::MIGHT_SLEEP;
-    if named(btf, Kind::Struct, strukt).filter(|(id, _)| selection.keep_path(*id, field)).count() == 0 {
-        absent.push(format!("field {field} in struct {strukt}"));
-    }
-    let (strukt, field) = places::TWO_WORDS;
-    if named(btf, Kind::Struct, strukt).filter(|(id, _)| selection.keep_path(*id, field)).count() == 0 {
-        absent.push(format!("field {field} in struct {strukt}"));
     }
     let helpers = [places::TASK_REGS, places::PERCPU_LOOKUP];
     let mut missing = BTreeSet::from(helpers);

@@ -110,13 +110,8 @@ impl Host {
     }
 
     pub(super) fn plan(&self, prepared: &Prepared) -> Plan {
-        let environment = [
-            ("PATH", "/bin"),
-            ("HOME", "/"),
-            ("LD_LIBRARY_PATH", "/lib"),
-            ("TRACER_BIN", initramfs::TRACER),
-            ("TRACER_LOAD", initramfs::LOAD),
-        ];
+        let environment =
+            [("PATH", "/bin"), ("HOME", "/"), ("TRACER_BIN", initramfs::TRACER), ("TRACER_LOAD", initramfs::LOAD)];
         Plan {
             modules: prepared.modules.clone(),
             environment: environment.map(|(name, value)| (name.into(), value.into())).into(),

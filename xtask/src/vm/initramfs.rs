@@ -55,13 +55,16 @@ pub(super) fn peer_path(name: &str) -> String {
     format!("/peers/{name}")
 }
 
+/// Where the libraries are that these need.
+pub(super) const PEERS_LIBRARIES: &str = "/lib";
+
 /// Programs of libbpf-tools, which are linked dynamically, with every library of the packages that they were unpacked with.
 pub(super) fn peers(unpacked: &Path, names: &[&str]) -> anyhow::Result<Vec<u8>> {
     const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
     const LINKER: &str = "lib64/ld-linux-x86-64.so.2";
     let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let mut archive = Archive::default();
-    for directory in ["peers", "lib", "lib64"] {
+    for directory in ["peers", PEERS_LIBRARIES, "lib64"] {
         archive.directory(directory);
     }
     for name in names {
@@ -75,7 +78,7 @@ pub(super) fn peers(unpacked: &Path, names: &[&str]) -> anyhow::Result<Vec<u8>> 
         let name = entry.file_name().to_string_lossy().into_owned();
         // Links lead to files beside them.
         if name.contains(".so.") && entry.path().is_file() {
-            archive.file(&format!("lib/{name}"), &read(&entry.path())?);
+            archive.file(&format!("{PEERS_LIBRARIES}/{name}"), &read(&entry.path())?);
         }
     }
     Ok(archive.finish())

@@ -76,6 +76,7 @@ pub(super) fn measure(host: &Host) -> anyhow::Result<String> {
 /// What the load says of itself, in a fresh guest.
 fn measured(host: &Host, kernel: Kernel, prepared: &Prepared, argv: Vec<String>) -> anyhow::Result<serde_json::Value> {
     let mut plan = host.plan(prepared);
+    plan.environment.push(("LD_LIBRARY_PATH".into(), initramfs::PEERS_LIBRARIES.into()));
     plan.probes.push(plan::Probe { name: "churn".into(), argv });
     let name = format!("{}-instructions", kernel.name());
     let (record, end, files) = host.boot(&name, prepared, &plan, Accelerator::Counting)?;

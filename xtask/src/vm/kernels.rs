@@ -133,9 +133,7 @@ impl Cache {
         }
         Ok(file)
     }
-}
 
-impl Cache {
     /// bcc's libbpf-tools with all that they need, as their packages unpack: other programs that watch connections.
     pub(super) fn peers(&self) -> anyhow::Result<PathBuf> {
         let directory = self.root.join(PEERS_PACKAGE);
