@@ -101,9 +101,15 @@ struct Untold {
     class: usize,
 }
 
+/// Whether anything is counted and not told.
+#[inline(always)]
+pub(crate) fn any() -> bool {
+    matches!(UNTOLD_TOTAL.get(0), Some(total) if *total != 0)
+}
+
 #[inline(always)]
 fn find(hash: u64, isn: u64) -> Option<Untold> {
-    if *UNTOLD_TOTAL.get(0)? == 0 {
+    if !any() {
         return None;
     }
     let found = untold_find(hash, isn);
@@ -140,7 +146,7 @@ fn adjust(by: i64) {
 #[inline(always)]
 pub(crate) fn takes(tuple: &Tuple, isn: u32, slot: u32, class: usize) -> bool {
     let crowded = matches!(WATCHED.get(0), Some(watched) if *watched >= config!(told_max) as u64);
-    if !crowded && matches!(UNTOLD_TOTAL.get(0), Some(0) | None) {
+    if !crowded && !any() {
         return false;
     }
     takes_one(tuple, isn, slot, class, crowded).is_some()
@@ -172,14 +178,14 @@ fn takes_one(tuple: &Tuple, isn: u32, slot: u32, class: usize, crowded: bool) ->
 /// Whether an attempt of this tuple is counted and not told.
 #[inline(always)]
 pub(crate) fn knows(tuple: &Tuple) -> bool {
-    !matches!(UNTOLD_TOTAL.get(0), Some(0) | None) && untold_find(hash(tuple), ANY) != 0
+    any() && untold_find(hash(tuple), ANY) != 0
 }
 
 /// Something else happens to an attempt that is not watched: if it was counted and not told, it is told and watched from now on.
 /// `isn` is `None` where it is not known.
 #[inline(always)]
 pub(crate) fn promote(tuple: &Tuple, isn: Option<u32>, slot: u32) -> Option<&'static mut Watch> {
-    if *UNTOLD_TOTAL.get(0)? == 0 {
+    if !any() {
         return None;
     }
     let hash = hash(tuple);

@@ -42,10 +42,16 @@ fn adjust(by: i64) {
     }
 }
 
-/// The entry of a connection, if anything is watched at all.
+/// Whether anything is watched at all. If not, nobody need read who a connection is between.
+#[inline(always)]
+pub(crate) fn any() -> bool {
+    matches!(WATCHED.get(0), Some(watched) if *watched != 0)
+}
+
+/// The entry of a connection.
 #[inline(always)]
 pub(crate) fn find(tuple: &Tuple) -> Option<&'static mut Watch> {
-    if *WATCHED.get(0)? == 0 {
+    if !any() {
         return None;
     }
     let watch = WATCH.get_ptr_mut(tuple)?;

@@ -46,6 +46,9 @@ pub(crate) struct Options {
     /// Count instructions per connection in guests instead, on every kernel and in every flavour
     #[arg(long)]
     instructions: bool,
+    /// With --instructions: only this kernel; may be given more than once [default: all of them]
+    #[arg(long, value_enum, requires = "instructions", conflicts_with = "document")]
+    kernel: Vec<vm::Kernel>,
     /// Put the output into docs/performance.md
     #[arg(long)]
     document: bool,
@@ -54,7 +57,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let root = host::Workspace::locate()?.root;
     let (command, text) = if options.instructions {
-        (format!("{COMMAND} --instructions"), vm::instructions()?)
+        (format!("{COMMAND} --instructions"), vm::instructions(&options.kernel)?)
     } else {
         (COMMAND.to_owned(), measure(options)?)
     };

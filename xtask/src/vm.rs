@@ -33,7 +33,8 @@ mod table;
 
 use guests::Host;
 use kernels::Cache;
-use matrix::{Flavour, Kernel};
+use matrix::Flavour;
+pub(crate) use matrix::Kernel;
 use record::Cell;
 use table::Column;
 
@@ -122,13 +123,14 @@ fn document(root: &Path, columns: &[Column]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Instructions per connection on every kernel, as a table.
-pub(crate) fn instructions() -> anyhow::Result<String> {
+/// Instructions per connection on these kernels, or on every one, as tables.
+pub(crate) fn instructions(kernels: &[Kernel]) -> anyhow::Result<String> {
     qemu::prepare()?;
     let directory = Workspace::locate()?.target.join("vm");
     // One scenario has to be built; none is run.
     let programs = build::build(&["doctor".to_owned()])?;
-    instructions::measure(&Host { cache: Cache::locate()?, programs, directory, cpus: 1 })
+    let kernels = if kernels.is_empty() { Kernel::ALL.to_vec() } else { without_repetition(kernels) };
+    instructions::measure(&kernels, &Host { cache: Cache::locate()?, programs, directory, cpus: 1 })
 }
 
 fn without_repetition<T: Ord + Copy>(values: &[T]) -> Vec<T> {

@@ -29,7 +29,7 @@ use aya_ebpf::{
     macros::{fentry, kprobe, tracepoint},
     programs::{FEntryContext, ProbeContext, TracePointContext},
 };
-use tracer_abi::abi::{EventKind, Phase, Tuple, flag, state, wait_bucket};
+use tracer_abi::abi::{EventKind, NO_LISTENER, Phase, Tuple, flag, state, wait_bucket};
 
 use super::listener;
 use crate::{
@@ -84,7 +84,7 @@ fn taken(child: Sock) -> Option<()> {
             None => listener::find(listed, net, port, &child.server_tuple(port, 0).server),
         }
     };
-    accepted(phase, Sock(listener::info(slot)?.sk), child)
+    accepted(phase, slot, child)
 }
 
 /// Offset of `ret` in the record of a `sys_exit_*` tracepoint.
@@ -141,17 +141,18 @@ fn descriptor(fd: u32, first: bool) -> Option<()> {
         return None;
     }
     let listener = sock_of_fd(Syscall::current().arg0() as u32)?.tcp()?;
-    accepted(phase, listener, child)
+    accepted(phase, listener::slot_of(listener.0)?, child)
 }
 
-/// Whether a connection that waits, or waited, for `accept()` began before counting did.
+/// Whether a connection that waits, or waited, for `accept()` began before counting did. Its tuple, if anything is watched.
 #[inline(always)]
-pub(super) fn is_earlier(child: Sock, tuple: &Tuple) -> bool {
+pub(super) fn is_earlier(child: Sock, tuple: Option<&Tuple>) -> bool {
     let epoch_us = match EPOCH.get(0) {
         Some(epoch) => *epoch / 1000,
         None => 0,
     };
-    if let Some(known) = watch::find(tuple)
+    if let Some(tuple) = tuple
+        && let Some(known) = watch::find(tuple)
         && known.state & state::EARLIER != 0
     {
         return true;
@@ -161,15 +162,18 @@ pub(super) fn is_earlier(child: Sock, tuple: &Tuple) -> bool {
 
 /// A process has got a connection.
 #[inline(always)]
-pub(super) fn accepted(phase: Phase, listener: Sock, child: Sock) -> Option<()> {
-    let slot = listener::slot_of(listener.0)?;
-    let netns = listener::info(slot)?.netns;
-    let tuple = child.server_tuple(child.local_port(), netns);
-    if phase != Phase::Counting {
+fn accepted(phase: Phase, slot: u32, child: Sock) -> Option<()> {
+    if phase != Phase::Counting || slot == NO_LISTENER {
         return None;
     }
-    if is_earlier(child, &tuple) {
-        watch::forget(&tuple);
+    let tuple = match watch::any() {
+        true => Some(child.server_tuple(child.local_port(), listener::info(slot)?.netns)),
+        false => None,
+    };
+    if is_earlier(child, tuple.as_ref()) {
+        if let Some(tuple) = &tuple {
+            watch::forget(tuple);
+        }
         return Some(());
     }
     let counters = slot_counters(slot)?;
@@ -193,12 +197,13 @@ pub(super) fn accepted(phase: Phase, listener: Sock, child: Sock) -> Option<()> 
         counters.wait_max_us = wait;
     }
     // What was troubled only after this one was established is another attempt from the same port: this one is dead.
-    if let Some(known) = watch::find(&tuple)
+    if let Some(tuple) = &tuple
+        && let Some(known) = watch::find(tuple)
         && known.first_ns / 1000 <= child.established_us()
     {
         known.state |= state::ACCEPTED;
         let task = current();
-        let told = emit(EventKind::Accepted, &tuple, |e| {
+        let told = emit(EventKind::Accepted, tuple, |e| {
             e.isn = known.isn;
             e.slot = slot;
             e.detail = if wait > u32::MAX as u64 { u32::MAX } else { wait as u32 };
@@ -207,7 +212,7 @@ pub(super) fn accepted(phase: Phase, listener: Sock, child: Sock) -> Option<()> 
             e.flags = if dead { flag::DEAD_ON_ARRIVAL } else { 0 };
         });
         if told {
-            watch::forget(&tuple);
+            watch::forget(tuple);
         }
     }
     Some(())

@@ -43,8 +43,16 @@ pub(super) fn queued(phase: Phase, sk: Sock) -> Option<()> {
     net.take(known, only(Counter::SyncookiesRecv), &mut deltas)?;
     let cookie = deltas.of(Counter::SyncookiesRecv) != 0;
 
-    let tuple = sk.server_tuple(sk.local_port(), known.inum);
     let parent = parent();
+    if parent != 0 && phase == Phase::Counting && !cookie && !watch::any() {
+        // Nothing would be looked up, so that nobody need know whose it is.
+        let slot = listener::slot_of(parent)?;
+        let counters = slot_counters(slot)?;
+        counters.children += 1;
+        waits(counters, slot, sk);
+        return Some(());
+    }
+    let tuple = sk.server_tuple(sk.local_port(), known.inum);
     let (slot, certain) = if parent != 0 {
         (listener::slot_of(parent)?, true)
     } else {
@@ -196,7 +204,7 @@ pub(super) fn closed(phase: Phase, sk: Sock) -> Option<()> {
     // inet_csk_listen_stop() runs in the task that closed the listener; a client's RST in a softirq, or in whatever task.
     let slot = listener::closed_by(listed, net, tuple.port, &tuple.server, current().id);
     let listener_closed = slot != NO_LISTENER;
-    if super::accept::is_earlier(sk, &tuple) {
+    if super::accept::is_earlier(sk, Some(&tuple)) {
         // What its client reset still waits, and is accepted dead: until then it has to be known as earlier.
         if listener_closed {
             watch::forget(&tuple);

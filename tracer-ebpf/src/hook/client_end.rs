@@ -34,7 +34,8 @@ pub(super) fn is_reset(sk: Sock) -> bool {
 pub(super) fn ended(sk: Sock, reset: bool) -> Option<()> {
     let (net, netns) = connect::traced(sk)?;
     // The server's end of a connection whose client has a traced port too.
-    if listener::of_port(net, sk.local_port()).is_some() {
+    let own = sk.local_port();
+    if listener::is_traced(own) && listener::of_port(net, own).is_some() {
         return None;
     }
     let task = current();
@@ -42,6 +43,9 @@ pub(super) fn ended(sk: Sock, reset: bool) -> Option<()> {
     count_by(if reset { Global::Resets } else { Global::Fins }, ender);
     if let Some(process) = connect::process_of(task) {
         process.ended(ender, reset);
+    }
+    if !watch::any() {
+        return Some(());
     }
     let tuple = sk.client_tuple(netns);
     watch::find(&tuple)?;

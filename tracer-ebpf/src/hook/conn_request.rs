@@ -21,7 +21,8 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
 use tracer_abi::abi::{
-    Cause, Counter, Deltas, EventKind, Global, NO_LISTENER, NetCounters, Phase, UNTOLD_COOKIE, flag, state,
+    Cause, Counter, Deltas, EventKind, Global, NO_LISTENER, NetCounters, Phase, SlotCounters, UNTOLD_COOKIE, flag,
+    state,
     verdict::{self, Syn},
 };
 
@@ -73,8 +74,37 @@ fn judged(sk: Sock, skb: Skb) -> Option<()> {
     let known = net.counters()?;
     let deltas = taken(net, known)?;
     let slot = listener::slot_of(sk.0)?;
+    if phase == Phase::Counting && is_healthy(&deltas) && !fast_open::is_due() && !watch::any() && !untold::any() {
+        // Nothing would be looked up, so that nobody need know whose it is.
+        let counters = slot_counters(slot)?;
+        received(counters, sk.half_open());
+        began(counters);
+        return Some(());
+    }
     let segment = skb.segment(known.inum)?;
     verdict(phase, net, &segment, &deltas, slot)
+}
+
+/// Whether the SYN was queued.
+#[inline(always)]
+fn is_healthy(deltas: &Deltas) -> bool {
+    deltas.of(Counter::ListenDrops) | deltas.of(Counter::SyncookiesSent) == 0
+}
+
+/// Counts a SYN that found so many half-open requests.
+#[inline(always)]
+fn received(counters: &mut SlotCounters, half_open: u32) {
+    counters.syn += 1;
+    if half_open > counters.max_half_open {
+        counters.max_half_open = half_open;
+    }
+}
+
+/// Counts a new attempt whose request was queued.
+#[inline(always)]
+fn began(counters: &mut SlotCounters) {
+    counters.attempts += 1;
+    counters.requests += 1;
 }
 
 /// What this SYN raised.
@@ -83,7 +113,7 @@ fn taken(net: Net, known: &mut NetCounters) -> Option<Deltas> {
     let mut deltas = Deltas::default();
     // Two reads tell a healthy SYN; the rest is read only if one of them moved. Only these two can move without a third.
     net.take(known, only(Counter::ListenDrops) | only(Counter::SyncookiesSent), &mut deltas)?;
-    if deltas.of(Counter::ListenDrops) | deltas.of(Counter::SyncookiesSent) != 0 {
+    if !is_healthy(&deltas) {
         net.take(known, ALL, &mut deltas)?;
     }
     Some(deltas)
@@ -155,10 +185,7 @@ pub(super) fn verdict(phase: Phase, net: Net, segment: &Segment, deltas: &Deltas
     let verdict = verdict::syn(deltas, net.reserve(queue_len));
     let counters = slot_counters(slot)?;
     if phase == Phase::Counting {
-        counters.syn += 1;
-        if queue_len > counters.max_half_open {
-            counters.max_half_open = queue_len;
-        }
+        received(counters, queue_len);
     }
     match verdict {
         Syn::Queued => queued(phase, segment, slot, listener),
@@ -229,8 +256,7 @@ fn queued(phase: Phase, segment: &Segment, slot: u32, listener: Option<Sock>) ->
         // The client has given the old attempt up and uses its port again: this one is healthy so far.
         watch::forget(&segment.tuple);
     }
-    counters.attempts += 1;
-    counters.requests += 1;
+    began(counters);
     Some(())
 }
 

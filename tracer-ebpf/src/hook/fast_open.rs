@@ -28,6 +28,21 @@ pub(super) fn made(sk: Sock) -> Option<()> {
     Some(())
 }
 
+/// Whether the SYN at hand may have made a child.
+#[inline(always)]
+pub(super) fn is_due() -> bool {
+    match cpu() {
+        Some(cpu) if cpu.newborn != 0 => {
+            let is_new = Sock(cpu.newborn).state() == tcp::SYN_RECV;
+            if !is_new {
+                cpu.newborn = 0;
+            }
+            is_new
+        }
+        _ => false,
+    }
+}
+
 /// The child that the SYN at hand has made.
 #[inline(always)]
 pub(super) fn newborn(tuple: &Tuple) -> Option<Sock> {

@@ -12,8 +12,8 @@ use tracer_abi::abi::{
 
 use crate::{
     emit::{count, emit, now, slot_counters},
-    kernel::{Net, Sock, Syscall, config, current},
-    maps::{GROUPS, LAST_SLOT, LISTENERS, NO_GROUP, PORTS, SLOTS, TAKEN, TRACED},
+    kernel::{Net, Sock, Syscall, atomic, config, current},
+    maps::{GROUPS, LAST_SLOT, LISTENERS, NEAR, NEAR_LEN, NO_GROUP, Near, PORTS, SHARED_PORTS, SLOTS, TAKEN, TRACED},
 };
 
 /// Whether this port is traced.
@@ -34,9 +34,35 @@ pub(crate) fn info(slot: u32) -> Option<&'static mut ListenerInfo> {
     Some(unsafe { &mut *info })
 }
 
+/// A place to look before the maps; see [`NEAR`].
+#[inline(always)]
+fn near(place: u32) -> Option<&'static mut Near> {
+    let near = NEAR.get_ptr_mut(place & (NEAR_LEN - 1))?;
+    // SAFETY: a live value of an array map, whose parts are read and written whole. Nobody relies on what is there.
+    Some(unsafe { &mut *near })
+}
+
+/// The place of a `struct sock`: they lie kilobytes apart.
+#[inline(always)]
+fn place_of(sk: u64) -> u32 {
+    (sk >> 6 ^ sk >> 16) as u32
+}
+
+#[inline(always)]
+fn slot_nearby(sk: u64) -> Option<u32> {
+    let slot = near(place_of(sk))?.by_sock;
+    let info = info(slot)?;
+    if info.sk == sk && info.closed_ns == 0 { Some(slot) } else { None }
+}
+
 /// The slot of a listening socket.
 #[inline(always)]
 pub(crate) fn slot_of(sk: u64) -> Option<u32> {
+    if sk != 0
+        && let Some(slot) = slot_nearby(sk)
+    {
+        return Some(slot);
+    }
     // SAFETY: the value is read at once; entries are replaced, never removed, while programs are attached.
     unsafe { LISTENERS.get(sk) }.copied()
 }
@@ -83,6 +109,8 @@ pub(crate) fn open(sk: Sock, seen: bool) -> Option<u32> {
         count(Global::ListenersUnseen);
         return None;
     }
+    near(place_of(sk.0))?.by_sock = slot;
+    near(port as u32)?.by_port = slot;
     if seen {
         emit(EventKind::ListenerOpened, &own_tuple(sk, port, info.netns), |e| e.slot = slot);
     }
@@ -139,6 +167,12 @@ fn enlist(net: Net, port: u16, address: &Address, slot: u32) -> Option<()> {
     if known.listeners == 1 && is_closed(known.slot) {
         known.slot = slot;
     } else {
+        if known.listeners == 1
+            && let Some(shared) = SHARED_PORTS.get_ptr_mut(0)
+        {
+            // SAFETY: a live value of an array map, only ever changed by atomic addition.
+            unsafe { atomic::add(shared, 1) };
+        }
         known.listeners += 1;
     }
     Some(())
@@ -219,9 +253,29 @@ fn leave(group: &mut Group, slot: u32) {
     }
 }
 
+/// Whether some port has, or had, several listeners at a time.
+#[inline(always)]
+fn is_some_port_shared() -> bool {
+    !matches!(SHARED_PORTS.get(0), Some(0) | None)
+}
+
+/// While no port is shared, an open listener of a port is the only one.
+#[inline(always)]
+fn port_nearby(net: Net, port: u16) -> Option<Port> {
+    let slot = near(port as u32)?.by_port;
+    let info = info(slot)?;
+    let is_it = info.net == net.0 && info.port == port && info.closed_ns == 0;
+    if is_it && !is_some_port_shared() { Some(Port { slot, listeners: 1 }) } else { None }
+}
+
 /// The listeners of a port of a namespace, if it is traced.
 #[inline(always)]
 pub(crate) fn of_port(net: Net, port: u16) -> Option<Port> {
+    if net.0 != 0
+        && let Some(only) = port_nearby(net, port)
+    {
+        return Some(only);
+    }
     let key = PortKey { net: net.0, port: port as u32, padding: 0 };
     // SAFETY: a preallocated element that is never removed; the value is copied at once.
     unsafe { PORTS.get(key) }.copied()
@@ -254,6 +308,9 @@ fn group_of(net: Net, port: u16, server: &Address) -> Option<&'static mut Group>
 /// Whether the port of this slot's listener has others.
 #[inline(always)]
 pub(crate) fn has_company(slot: u32) -> bool {
+    if !is_some_port_shared() {
+        return false;
+    }
     let listed = || {
         let info = info(slot)?;
         of_port(Net(info.net), info.port)

@@ -22,7 +22,7 @@ const CONNECTIONS: u32 = 3000;
 /// connects, accepts and closes.
 const PEERS: [&str; 4] = ["tcpconnlat", "tcpstates", "tcpsynbl", "tcptracer"];
 
-pub(super) fn measure(host: &Host) -> anyhow::Result<String> {
+pub(super) fn measure(kernels: &[Kernel], host: &Host) -> anyhow::Result<String> {
     let peers = host.cache.peers().and_then(|unpacked| initramfs::peers(&unpacked, &PEERS));
     if let Err(error) = &peers {
         println!("bcc's libbpf-tools are left out: {error:#}");
@@ -31,7 +31,7 @@ pub(super) fn measure(host: &Host) -> anyhow::Result<String> {
     let mut others = format!("| kernel | {} |\n|---|{}\n", PEERS.join(" | "), "---|".repeat(PEERS.len()));
     let mut notes = String::new();
     let mut programs = Programs::default();
-    for kernel in Kernel::ALL {
+    for &kernel in kernels {
         let mut prepared = host.prepare(kernel)?;
         if let Ok(archive) = &peers {
             prepared.add(archive);

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 /// The kernels that the tracer is proven on: Debian's cloud kernels, each from the release that carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub(super) enum Kernel {
+pub(crate) enum Kernel {
     #[value(name = "5.10")]
     V5_10,
     #[value(name = "6.1")]
