@@ -67,10 +67,10 @@ pub(crate) static NET_LIST: Array<u64> = Array::with_max_entries(NETS_MAX + 1, 0
 #[map]
 pub(crate) static PORTS: HashMap<PortKey, Port> = HashMap::with_max_entries(2048, 0);
 
-/// Where to look before [`LISTENERS`] and [`PORTS`]: the slot that was taken last for a `struct sock` with this place, and for a port
-/// with this place. A slot says itself whose it is, so that a wrong one costs a look and nothing else. Written where a listener opens.
+/// Where to look before [`LISTENERS`] and [`PORTS`]: the slot that was taken last for a port with this place. A slot says itself whose
+/// it is, so that a wrong one costs a look and nothing else. Written where a listener opens.
 #[map]
-pub(crate) static NEAR: Array<Near> = Array::with_max_entries(NEAR_LEN, 0);
+pub(crate) static NEAR: Array<u32> = Array::with_max_entries(NEAR_LEN, 0);
 
 /// Places in [`NEAR`]; a power of two.
 pub(crate) const NEAR_LEN: u32 = 1024;
@@ -254,16 +254,6 @@ pub(crate) enum Twin {
     Gone = 3,
     /// `kfree_skb` again, for what never came to a listener.
     Unheard = 4,
-}
-
-/// A place in [`NEAR`].
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Near {
-    /// Slot of a listener whose `struct sock` has this place.
-    pub(crate) by_sock: u32,
-    /// Slot of a listener whose port has this place.
-    pub(crate) by_port: u32,
 }
 
 /// A local connect that is under way.

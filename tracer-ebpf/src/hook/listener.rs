@@ -13,7 +13,7 @@ use tracer_abi::abi::{
 use crate::{
     emit::{count, emit, now, slot_counters},
     kernel::{Net, Sock, Syscall, atomic, config, current},
-    maps::{GROUPS, LAST_SLOT, LISTENERS, NEAR, NEAR_LEN, NO_GROUP, Near, PORTS, SHARED_PORTS, SLOTS, TAKEN, TRACED},
+    maps::{GROUPS, LAST_SLOT, LISTENERS, NEAR, NEAR_LEN, NO_GROUP, PORTS, SHARED_PORTS, SLOTS, TAKEN, TRACED},
 };
 
 /// Whether this port is traced.
@@ -34,33 +34,27 @@ pub(crate) fn info(slot: u32) -> Option<&'static mut ListenerInfo> {
     Some(unsafe { &mut *info })
 }
 
-/// A place to look before the maps; see [`NEAR`].
+/// What may be the slot of a listener of this port; see [`NEAR`].
 #[inline(always)]
-fn near(place: u32) -> Option<&'static mut Near> {
-    let near = NEAR.get_ptr_mut(place & (NEAR_LEN - 1))?;
-    // SAFETY: a live value of an array map, whose parts are read and written whole. Nobody relies on what is there.
-    Some(unsafe { &mut *near })
+fn near(port: u16) -> Option<u32> {
+    match *NEAR.get(port as u32 & (NEAR_LEN - 1))? {
+        NO_LISTENER => None,
+        slot => Some(slot),
+    }
 }
 
-/// The place of a `struct sock`: they lie kilobytes apart.
+/// By its port: the verifier lets nobody calculate with an address that a function was given.
 #[inline(always)]
-fn place_of(sk: u64) -> u32 {
-    (sk >> 6 ^ sk >> 16) as u32
-}
-
-#[inline(always)]
-fn slot_nearby(sk: u64) -> Option<u32> {
-    let slot = near(place_of(sk))?.by_sock;
+fn slot_nearby(sk: Sock) -> Option<u32> {
+    let slot = near(sk.local_port())?;
     let info = info(slot)?;
-    if info.sk == sk && info.closed_ns == 0 { Some(slot) } else { None }
+    if info.sk == sk.0 && info.closed_ns == 0 { Some(slot) } else { None }
 }
 
 /// The slot of a listening socket.
 #[inline(always)]
 pub(crate) fn slot_of(sk: u64) -> Option<u32> {
-    if sk != 0
-        && let Some(slot) = slot_nearby(sk)
-    {
+    if let Some(slot) = slot_nearby(Sock(sk)) {
         return Some(slot);
     }
     // SAFETY: the value is read at once; entries are replaced, never removed, while programs are attached.
@@ -109,8 +103,7 @@ pub(crate) fn open(sk: Sock, seen: bool) -> Option<u32> {
         count(Global::ListenersUnseen);
         return None;
     }
-    near(place_of(sk.0))?.by_sock = slot;
-    near(port as u32)?.by_port = slot;
+    NEAR.set(port as u32 & (NEAR_LEN - 1), slot, 0).ok()?;
     if seen {
         emit(EventKind::ListenerOpened, &own_tuple(sk, port, info.netns), |e| e.slot = slot);
     }
@@ -262,7 +255,7 @@ fn is_some_port_shared() -> bool {
 /// While no port is shared, an open listener of a port is the only one.
 #[inline(always)]
 fn port_nearby(net: Net, port: u16) -> Option<Port> {
-    let slot = near(port as u32)?.by_port;
+    let slot = near(port)?;
     let info = info(slot)?;
     let is_it = info.net == net.0 && info.port == port && info.closed_ns == 0;
     if is_it && !is_some_port_shared() { Some(Port { slot, listeners: 1 }) } else { None }
@@ -271,9 +264,7 @@ fn port_nearby(net: Net, port: u16) -> Option<Port> {
 /// The listeners of a port of a namespace, if it is traced.
 #[inline(always)]
 pub(crate) fn of_port(net: Net, port: u16) -> Option<Port> {
-    if net.0 != 0
-        && let Some(only) = port_nearby(net, port)
-    {
+    if let Some(only) = port_nearby(net, port) {
         return Some(only);
     }
     let key = PortKey { net: net.0, port: port as u32, padding: 0 };
