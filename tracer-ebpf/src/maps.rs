@@ -5,7 +5,7 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_abi::abi::{
     Global, Group, GroupKey, ListenerInfo, NetCounters, Port, PortKey, Process, SlotCounters, Tuple, Watch,
@@ -51,17 +51,19 @@ pub(crate) static UNTOLD_TOTAL: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static FORGET: Array<Tuple> = Array::with_max_entries(1, 0);
 
-/// The kernel's counters as last seen, per namespace and CPU. Hash, because a namespace is known by address only.
+/// The kernel's counters as last seen, per namespace and CPU, by the namespace's number in [`NET_LIST`].
 #[map]
-pub(crate) static NETS: PerCpuHashMap<u64, NetCounters> = PerCpuHashMap::with_max_entries(NETS_MAX, 0);
+pub(crate) static NETS: PerCpuArray<NetCounters> = PerCpuArray::with_max_entries(NETS_MAX, 0);
 
-/// A zero value of [`NETS`], to insert.
+/// Addresses of the namespaces that are followed, by number, from 1; at index 0 is the number that was given last, as a hint. 0: nobody
+/// has this number, or who had it is gone. The collector walks it.
 #[map]
-pub(crate) static NO_COUNTERS: Array<NetCounters> = Array::with_max_entries(1, 0);
+pub(crate) static NET_LIST: Array<u64> = Array::with_max_entries(NETS_MAX, 0);
 
-/// The addresses that are keys of [`NETS`], from index 1; index 0 is their number. The collector walks it.
+/// The number of a namespace by its address. Hash, because a namespace is known by address only; looked up only where the last
+/// packet of that CPU was another namespace's.
 #[map]
-pub(crate) static NET_LIST: Array<u64> = Array::with_max_entries(NETS_MAX + 1, 0);
+pub(crate) static NET_NUMBERS: HashMap<u64, u32> = HashMap::with_max_entries(NETS_MAX, 0);
 
 /// What listens on a port of a namespace. Hash: one look-up per SYN and per connection. Full: the listener counts as unseen.
 #[map]
@@ -99,10 +101,13 @@ pub(crate) static SLOTS: Array<ListenerInfo> = Array::with_max_entries(1024, 0);
 #[map]
 pub(crate) static LAST_SLOT: Array<u32> = Array::with_max_entries(1, 0);
 
-/// The slots that are taken. An entry can be inserted once, which is what decides between two CPUs: kernels before 5.12 have no
-/// atomic addition that tells its result. As many as there are slots.
+/// The slots that are taken, and the numbers of namespaces, which begin at [`NETS_FROM`]. An entry can be inserted once, which is what
+/// decides between two CPUs: kernels before 5.12 have no atomic addition that tells its result. As many as there are of both.
 #[map]
-pub(crate) static TAKEN: HashMap<u32, u64> = HashMap::with_max_entries(1024, 0);
+pub(crate) static TAKEN: HashMap<u32, u64> = HashMap::with_max_entries(1024 + NETS_MAX, 0);
+
+/// What is added to a namespace's number in [`TAKEN`].
+pub(crate) const NETS_FROM: u32 = 1 << 31;
 
 /// What is counted per listener: all that a healthy connection costs is an addition here, at each step.
 #[map]
@@ -200,8 +205,8 @@ pub(crate) struct CpuState {
     pub(crate) handled: [u64; TWINS],
     /// [`Phase`](tracer_abi::abi::Phase); written by the control program on this CPU.
     pub(crate) phase: u32,
-    /// Zero.
-    pub(crate) padding: u32,
+    /// The number of the namespace that was looked up last, as a hint: what is in [`NET_LIST`] there says whether it is that.
+    pub(crate) net: u32,
 }
 
 impl CpuState {
@@ -263,10 +268,8 @@ pub(crate) struct Connecting {
     /// Thread group.
     pub(crate) pid: u32,
     /// 1 once the socket has left SYN_SENT without a pending error: the system call is about to say why.
-    pub(crate) closed: u16,
-    /// 1 once the function that sends the SYN has returned; by probes, once it has begun.
-    pub(crate) returned: u16,
-    /// Destination.
+    pub(crate) closed: u32,
+    /// Who it is between, once the socket has left SYN_SENT; before, the namespace only.
     pub(crate) tuple: Tuple,
     /// The caller's name.
     pub(crate) comm: [u8; 16],

@@ -88,7 +88,8 @@ fn trim(btf: &Btf) -> Trimmed {
             absent.push(format!("tracepoint {tracepoint}"));
         }
     }
-    let functions = places::FUNCTIONS.into_iter().chain(Kfunc::ALL.map(Kfunc::name)).chain([places::CALLS_APART]);
+    let tellers = [places::CALLS_APART, places::NOTES_MISSES];
+    let functions = places::FUNCTIONS.into_iter().chain(Kfunc::ALL.map(Kfunc::name)).chain(tellers);
     for function in functions {
         let mut found = false;
         // Static functions can share a name; what tracer makes of that is for it to show.

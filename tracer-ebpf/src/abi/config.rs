@@ -100,6 +100,8 @@ pub struct Config {
     pub netns: u32,
     /// Listener slots that the maps have room for.
     pub slots: u32,
+    /// Numbers of namespaces that the maps have room for.
+    pub namespaces: u32,
     /// Bytes in the ring before the reader is woken.
     pub wake_bytes: u32,
     /// The `connect` system call's number.
@@ -118,7 +120,7 @@ pub struct Config {
     pub connect_by_function: u32,
     /// 1 if a function hook sees what is accepted, and is told the child only.
     pub accept_by_function: u32,
-    /// 1 if a probe sees that `connect()` has found a port, and none sees its result.
+    /// 1 if nothing sees the result of `connect()`.
     pub connect_by_probe: u32,
     /// 1 if the kernel has `bpf_task_pt_regs()` (5.15).
     pub has_task_regs: u32,
@@ -262,6 +264,8 @@ offsets! {
     file_private: "file", "private_data";
     /// The sock behind a socket.
     socket_sk: "socket", "sk";
+    /// Whether a socket is being connected: `enum socket_state`.
+    socket_state: "socket", "state";
     /// The file of a socket.
     socket_file: "socket", "file";
     /// The inode of a file.

@@ -14,7 +14,7 @@ pub const TRACEPOINTS: [&str; 8] = [
 ];
 
 /// Functions.
-pub const FUNCTIONS: [&str; 11] = [
+pub const FUNCTIONS: [&str; 10] = [
     "tcp_conn_request",
     "tcp_check_req",
     "cookie_v4_check",
@@ -25,7 +25,6 @@ pub const FUNCTIONS: [&str; 11] = [
     "tcp_rtx_synack",
     "tcp_v4_connect",
     "tcp_v6_connect",
-    "tcp_connect",
 ];
 
 /// A field that the verifier has where it lets a program call global functions while preemption is disabled (6.15).
@@ -39,6 +38,10 @@ pub const TWO_WORDS: (&str, &str) = ("timespec64", "tv_nsec");
 /// sees what the other does not. Before, it is not run while any program at such a tracepoint or at a probe runs on that CPU, and one
 /// of a pair is run as seldom as the other.
 pub const CALLS_APART: &str = "trace_call_bpf_faultable";
+
+/// A function by which a kernel notes that it did not run a program: since 6.1 it does not at a tracepoint where that program is running
+/// already on that CPU. Before, a program can interrupt itself there, and needs no equal that is run when it is not.
+pub const NOTES_MISSES: &str = "bpf_prog_inc_misses_counter";
 
 /// The enumeration of helpers that programs may call.
 pub const HELPERS: &str = "bpf_func_id";

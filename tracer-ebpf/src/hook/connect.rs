@@ -8,8 +8,9 @@
 //! `sk_err` set before the socket is closed.
 //!
 //! As a function: its end, with its result. A probe there cannot be trusted: the function can sleep while it looks for a port, and a probe
-//! at an end has a frame for as few calls as there are CPUs. So probes go to the entry of `tcp_connect(sk)`, which is called when there
-//! is a port: a socket that connect() takes back before had none (or, far more seldom, its route went away in between).
+//! at an end has a frame for as few calls as there are CPUs. So by probes nothing is attached: what connect() takes back had no port (or,
+//! far more seldom, its route went away in between). That it is connect() which takes it back is seen from the socket: until the
+//! function has returned without an error, `__inet_stream_connect()` does not say that it is connecting.
 //!
 //! As tracepoints: the change of state (see `sock_state`), and `sys_exit_connect` for the error that only the call returns.
 //!
@@ -19,10 +20,10 @@
 //! Read from: net/ipv4/tcp_ipv4.c, net/ipv6/tcp_ipv6.c, net/ipv4/inet_hashtables.c (6.18).
 
 use aya_ebpf::{
-    macros::{fexit, kprobe, tracepoint},
-    programs::{FExitContext, ProbeContext, TracePointContext},
+    macros::{fexit, tracepoint},
+    programs::{FExitContext, TracePointContext},
 };
-use tracer_abi::abi::{Cause, Ender, EventKind, Global, NO_LISTENER, Phase, Process, flag};
+use tracer_abi::abi::{Cause, Ender, EventKind, Global, NO_LISTENER, Phase, Process, Tuple, flag};
 
 use super::listener::{is_traced, of_port};
 use crate::{
@@ -34,48 +35,35 @@ use crate::{
 
 #[fexit(function = "tcp_v4_connect")]
 fn fx_connect_v4(ctx: FExitContext) -> i32 {
-    let (sk, error): (u64, i32) = (ctx.arg(0), ctx.arg(3));
-    unpreempted(|| ended(Sock(sk), error));
+    ended(ctx.arg(0), ctx.arg(3));
     0
 }
 
 #[fexit(function = "tcp_v6_connect")]
 fn fx_connect_v6(ctx: FExitContext) -> i32 {
-    let (sk, error): (u64, i32) = (ctx.arg(0), ctx.arg(3));
-    unpreempted(|| ended(Sock(sk), error));
+    ended(ctx.arg(0), ctx.arg(3));
     0
 }
 
 /// The same, for what the first was not run for: another thread was preempted in it. What the first has done leaves nothing to do.
 #[fexit(function = "tcp_v4_connect")]
 fn fx_connect_v4b(ctx: FExitContext) -> i32 {
-    let (sk, error): (u64, i32) = (ctx.arg(0), ctx.arg(3));
-    unpreempted(|| ended(Sock(sk), error));
+    ended(ctx.arg(0), ctx.arg(3));
     0
 }
 
 #[fexit(function = "tcp_v6_connect")]
 fn fx_connect_v6b(ctx: FExitContext) -> i32 {
-    let (sk, error): (u64, i32) = (ctx.arg(0), ctx.arg(3));
-    unpreempted(|| ended(Sock(sk), error));
-    0
-}
-
-/// `tcp_connect()`: a local port was found, and the SYN is about to be sent.
-#[kprobe]
-fn kp_connect(ctx: ProbeContext) -> u32 {
-    if let Some(entry) = ctx.arg::<u64>(0).and_then(|sk| pending(Sock(sk))) {
-        entry.returned = 1;
-    }
+    ended(ctx.arg(0), ctx.arg(3));
     0
 }
 
 /// The function returns: the SYN is sent, or never will be.
 #[inline(always)]
-fn ended(sk: Sock, error: i32) -> Option<()> {
-    let entry = pending(sk)?;
-    entry.returned = 1;
-    if error != 0 && entry.closed != 0 { failed(sk, entry, -error as u32) } else { Some(()) }
+fn ended(sk: u64, error: i32) {
+    if error != 0 {
+        unpreempted(|| returned(Sock(sk), -error as u32));
+    }
 }
 
 const EADDRNOTAVAIL: u32 = 99;
@@ -109,7 +97,7 @@ pub(super) fn started(sk: Sock) -> Option<()> {
     let (_, netns) = traced(sk)?;
     let task = current();
     let entry =
-        Connecting { pid: task.pid(), closed: 0, returned: 0, tuple: sk.client_tuple(netns), comm: task.comm() };
+        Connecting { pid: task.pid(), closed: 0, tuple: Tuple { netns, ..Tuple::default() }, comm: task.comm() };
     count(Global::Connects);
     if CONNECTING.insert(sk.0, entry, 0).is_err() {
         count(Global::ConnectsUnseen);
@@ -186,15 +174,13 @@ pub(super) fn established(sk: Sock) -> Option<()> {
 #[inline(always)]
 pub(super) fn closed(sk: Sock) -> Option<()> {
     let entry = pending(sk)?;
+    entry.tuple = sk.client_tuple(entry.tuple.netns);
     let error = sk.error();
     if error != 0 {
-        let mut tuple = sk.client_tuple(entry.tuple.netns);
-        tuple.port = entry.tuple.port;
-        entry.tuple = tuple;
         return failed(sk, entry, error);
     }
     let inside = if config!(connect_by_function) != 0 {
-        entry.returned == 0
+        !sk.is_connecting()
     } else {
         Syscall::current().number() == config!(nr_connect) as u64
     };
@@ -265,13 +251,13 @@ fn exited(ctx: &TracePointContext) {
     // SAFETY: every record of a sys_exit tracepoint has its result at this offset.
     let ret: i64 = unsafe { ctx.read_at(16) }.unwrap_or(0);
     if ret < 0 && -ret != EINPROGRESS as i64 {
-        unpreempted_at_tracepoint(|| returned(-ret as u32));
+        unpreempted_at_tracepoint(|| returned(sock_of_fd(Syscall::current().arg0() as u32)?.tcp()?, -ret as u32));
     }
 }
 
+/// `connect()` failed.
 #[inline(always)]
-fn returned(error: u32) -> Option<()> {
-    let sk = sock_of_fd(Syscall::current().arg0() as u32)?.tcp()?;
+fn returned(sk: Sock, error: u32) -> Option<()> {
     let entry = pending(sk)?;
     if entry.closed == 0 {
         // Still under way: interrupted by a signal, or a second call.

@@ -15,6 +15,7 @@ pub(crate) static CONFIG: Config = Config {
     cpus: 0,
     netns: 0,
     slots: 0,
+    namespaces: 0,
     wake_bytes: 0,
     nr_connect: 0,
     nr_listen: 0,

@@ -3,12 +3,12 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_map_lookup_percpu_elem;
-use tracer_abi::abi::{COUNTERS, Counter, Deltas, Global, NetCounters, Phase, verdict::Reserve};
+use tracer_abi::abi::{COUNTERS, Counter, Deltas, Global, NetCounters, Phase, RIVALS, verdict::Reserve};
 
 use super::{config, cpu, percpu_offset, percpu_offset_of, read, read_or_zero};
 use crate::{
     emit::count,
-    maps::{NET_LIST, NETS, NETS_MAX, NO_COUNTERS},
+    maps::{NET_LIST, NET_NUMBERS, NETS, NETS_FROM, NETS_MAX, TAKEN},
 };
 
 /// A `struct net *`; 0 where there is none.
@@ -36,11 +36,35 @@ impl Net {
     /// What is known of it on this CPU; `None` if it is not traced.
     #[inline(always)]
     pub(crate) fn counters(self) -> Option<&'static mut NetCounters> {
-        let known = NETS.get_ptr_mut(self.0)?;
-        // SAFETY: this CPU's value of a map whose entries are never removed while programs are attached. It is written by
+        let known = NETS.get_ptr_mut(self.number()?)?;
+        // SAFETY: this CPU's value of a map whose entries are given once while programs are attached. It is written by
         // programs in softirq on this CPU, by the control program and by a state change, each with this CPU to itself
         // (the latter two only before the first packet of the namespace, or for the phase).
         Some(unsafe { &mut *known })
+    }
+
+    /// Its number, if it has one.
+    #[inline(always)]
+    fn number(self) -> Option<u32> {
+        let cpu = cpu()?;
+        if self.has(cpu.net) {
+            return Some(cpu.net);
+        }
+        let number = self.listed()?;
+        cpu.net = number;
+        Some(number)
+    }
+
+    #[inline(always)]
+    fn listed(self) -> Option<u32> {
+        // SAFETY: the value is copied at once.
+        unsafe { NET_NUMBERS.get(self.0) }.copied()
+    }
+
+    /// Whether this is its number.
+    #[inline(always)]
+    fn has(self, number: u32) -> bool {
+        number != 0 && NET_LIST.get(number).copied() == Some(self.0)
     }
 
     /// Address of this CPU's, or another's, `linux_mib.mibs`.
@@ -98,11 +122,10 @@ impl Net {
         {
             return Some(());
         }
-        // The value is larger than a program's stack can spare, so a zero one is kept in a map.
-        if NETS.insert(self.0, NO_COUNTERS.get(0)?, 0).is_err() || !Self::list(self.0) {
+        let Some(number) = self.enlist() else {
             count(Global::NetsUnseen);
             return None;
-        }
+        };
         let counting = cpu()?.phase == Phase::Counting as u32;
         let mode = if counting { NetCounters::COUNTED } else { NetCounters::FOLLOWED };
         if config!(has_percpu_lookup) == 0 {
@@ -110,7 +133,7 @@ impl Net {
             return Some(());
         }
         for cpu in 0..config!(cpus) {
-            self.prime(cpu, inum, mode);
+            self.prime(number, cpu, inum, mode);
         }
         Some(())
     }
@@ -137,23 +160,43 @@ impl Net {
         Some(())
     }
 
+    /// Gives it a number. One that had its address before is gone, and what was counted for that stays at its own number.
     #[inline(always)]
-    fn list(address: u64) -> bool {
-        let Some(len) = NET_LIST.get_ptr_mut(0) else { return false };
-        // SAFETY: a live value of an array map. Two CPUs that append at once would lose one entry; appending is rare, and the
-        // lost one shows as a namespace without start values, which the report tells.
-        let len = unsafe { &mut *len };
-        let at = *len + 1;
-        if at > NETS_MAX as u64 {
-            return false;
+    fn enlist(self) -> Option<u32> {
+        let number = self.allocate()?;
+        if let Some(before) = self.listed() {
+            NET_LIST.set(before, 0, 0).ok()?;
+            NET_NUMBERS.insert(self.0, number, 0).ok()?;
+        } else if NET_NUMBERS.insert(self.0, number, 1).is_err() {
+            // BPF_NOEXIST: its first two listeners open at the same instant, and the other CPU was faster. Or there is no room.
+            return self.listed();
         }
-        *len = at;
-        NET_LIST.set(at as u32, address, 0).is_ok()
+        NET_LIST.set(number, self.0, 0).ok()?;
+        Some(number)
     }
 
     #[inline(always)]
-    fn prime(self, cpu: u32, inum: u32, mode: u32) -> Option<()> {
-        let key = self.0;
+    fn allocate(self) -> Option<u32> {
+        let last = NET_LIST.get_ptr_mut(0)?;
+        // SAFETY: a live value of an array map. It is a hint: who inserts the entry has the number.
+        let last = unsafe { &mut *last };
+        let first = *last as u32 + 1;
+        for i in 0..RIVALS {
+            let number = first + i;
+            if number >= config!(namespaces) || number >= NETS_MAX {
+                break;
+            }
+            // BPF_NOEXIST
+            if TAKEN.insert(NETS_FROM + number, self.0, 1).is_ok() {
+                *last = number as u64;
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn prime(self, key: u32, cpu: u32, inum: u32, mode: u32) -> Option<()> {
         // SAFETY: the map and the key are valid, and the key lives through the call.
         let value: *mut c_void =
             unsafe { bpf_map_lookup_percpu_elem((&raw const NETS).cast_mut().cast(), (&raw const key).cast(), cpu) };

@@ -54,6 +54,14 @@ impl Sock {
         self.field::<u64>(config!(offsets.sk_socket)) != 0
     }
 
+    /// Whether the function that sends its SYN has returned: `socket->state` is `SS_CONNECTING` from then until the attempt has ended.
+    #[inline(always)]
+    pub(crate) fn is_connecting(self) -> bool {
+        const SS_CONNECTING: u32 = 2;
+        let socket: u64 = self.field(config!(offsets.sk_socket));
+        read_or_zero::<u32>(socket + config!(offsets.socket_state) as u64) == SS_CONNECTING
+    }
+
     /// Local port. `inet_sport`, which stays when `inet_num` is given back on the way to CLOSE.
     #[inline(always)]
     pub(crate) fn local_port(self) -> u16 {

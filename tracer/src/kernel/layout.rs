@@ -69,6 +69,8 @@ pub struct Signatures {
     pub percpu_lookup: bool,
     /// Whether programs at system calls' tracepoints are run apart: see [`places::CALLS_APART`].
     pub calls_apart: bool,
+    /// Whether a program at a tracepoint is not run while it is running already: see [`places::NOTES_MISSES`].
+    pub notes_misses: bool,
 }
 
 impl Signatures {
@@ -87,6 +89,7 @@ impl Signatures {
             task_regs: has(places::TASK_REGS),
             percpu_lookup: has(places::PERCPU_LOOKUP),
             calls_apart: types.function_id(places::CALLS_APART).is_some(),
+            notes_misses: types.function_id(places::NOTES_MISSES).is_some(),
         }
     }
 

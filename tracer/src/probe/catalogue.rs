@@ -57,8 +57,27 @@ impl Point {
 
 /// Programs that are needed only on kernels with preempted tracepoints: elsewhere, what they are for is done by the first of their pair,
 /// or by `tp_set_state`.
-pub(super) const FOR_PREEMPTED_TRACEPOINTS: [&str; 7] =
+const FOR_PREEMPTED: [&str; 7] =
     ["tp_set_state3", "tp_own_state", "tp_own_state2", "tp_own_state3", "tp_accept_b", "tp_accept4b", "tp_connect_b"];
+
+/// Programs that are needed only where a program can be missed, of hooks that kernels without that have too.
+const FOR_MISSED: [&str; 1] = ["tp_set_state2"];
+
+/// How a kernel runs programs at tracepoints.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tracepoints {
+    /// A process can be preempted in one (7.0).
+    pub(super) preempted: bool,
+    /// A program that is running on a CPU is not run for what interrupts it there (6.1).
+    pub(super) missed: bool,
+}
+
+impl Tracepoints {
+    /// Whether a program is needed on such a kernel.
+    pub(super) fn need(self, program: &str) -> bool {
+        (self.preempted || !FOR_PREEMPTED.contains(&program)) && (self.missed || !FOR_MISSED.contains(&program))
+    }
+}
 
 /// One way to attach a hook.
 #[derive(Clone, Copy, Debug)]
@@ -312,7 +331,8 @@ pub const HOOKS: &[Hook] = &[
                     ("fx_connect_v6b", Point::Fexit("tcp_v6_connect", 3)),
                 ],
             },
-            Way { flavour: Kprobe, programs: &[("kp_connect", Point::Kprobe("tcp_connect", 1))] },
+            // Nothing need be attached: `tp_set_state` sees what connect() takes back, and a probe at its end would see no more for certain.
+            Way { flavour: Kprobe, programs: &[] },
             Way {
                 flavour: Tracepoint,
                 programs: &[

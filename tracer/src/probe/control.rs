@@ -62,9 +62,10 @@ impl Probe {
     /// The operation for each namespace that is followed.
     fn each_namespace(&mut self, op: ControlOp) -> Result<Vec<(ControlOp, u64)>, ProbeError> {
         let failed = |e: aya::maps::MapError| ProbeError::Map { map: "NET_LIST", reason: e.to_string() };
+        let numbers = self.net_numbers()?;
         let list: Array<_, u64> = map(&mut self.ebpf, "NET_LIST")?;
-        let len = list.get(&0, 0).map_err(failed)?;
-        (1..=len).map(|i| Ok((op, list.get(&(i as u32), 0).map_err(failed)?))).collect()
+        let addresses = numbers.map(|number| list.get(&number, 0).map_err(failed));
+        addresses.filter(|address| !matches!(address, Ok(0))).map(|address| Ok((op, address?))).collect()
     }
 
     /// Runs the control program on each CPU from process context: the thread moves there, instead of sending an interrupt,

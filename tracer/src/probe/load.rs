@@ -14,7 +14,7 @@ use zerocopy::IntoBytes;
 use super::{
     Bounds, Choice, Flavour, HOOKS, Hook, Point, ProbeError, Wanted, Way,
     bounds::CHILDREN_ENTRIES,
-    catalogue::FOR_PREEMPTED_TRACEPOINTS,
+    catalogue::Tracepoints,
     kfunc,
     verify::{self, Job, Loaded},
 };
@@ -30,7 +30,7 @@ const UNTYPED_READS: (u32, u32) = (6, 17);
 
 /// The first kernel with preempted tracepoints, which its type information does not tell either: a process can be preempted in a program
 /// at a tracepoint. Until it runs again, that program is run for nobody else on that CPU, so that more programs are needed there
-/// ([`FOR_PREEMPTED_TRACEPOINTS`]), and they disable preemption.
+/// ([`Tracepoints`]), and they disable preemption.
 const PREEMPTED_TRACEPOINTS: (u32, u32) = (7, 0);
 
 /// What is fixed for one run.
@@ -53,8 +53,9 @@ pub struct Probe {
     pub(super) ebpf: Ebpf,
     pub(super) cpus: Vec<usize>,
     pub(super) slots: u32,
+    pub(super) namespaces: u32,
     pub(super) choice: Choice,
-    preempted_tracepoints: bool,
+    tracepoints: Tracepoints,
     pub(super) calls_apart: bool,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -175,7 +176,8 @@ impl Probe {
         let possible = aya::util::nr_cpus().map_err(|(what, e)| ProbeError::Object(format!("{what}: {e}")))? as u32;
         let accept_by_function = choice.is_function("inet_csk_accept");
         let connect_by_probe = choice.is_by("tcp_v4_connect", Flavour::Kprobe);
-        let preempted_tracepoints = host.is_since(PREEMPTED_TRACEPOINTS);
+        let tracepoints =
+            Tracepoints { preempted: host.is_since(PREEMPTED_TRACEPOINTS), missed: layout.signatures.notes_misses };
         let untyped = host.is_since(UNTYPED_READS).then_some(0);
         let read_as = layout.cast.and(untyped.or(layout.two_words));
         let config = Config {
@@ -189,6 +191,7 @@ impl Probe {
             cpus: possible,
             netns: settings.netns.unwrap_or(0),
             slots: settings.bounds.slots,
+            namespaces: settings.bounds.namespaces,
             wake_bytes: settings.bounds.ring_bytes / 8,
             nr_connect: libc::SYS_connect as u32,
             nr_listen: libc::SYS_listen as u32,
@@ -203,7 +206,7 @@ impl Probe {
             has_percpu_lookup: u32::from(layout.signatures.percpu_lookup),
             mptcp_first: layout.mptcp_first.unwrap_or(u32::MAX),
             told_max: settings.bounds.watched / 8 * 7,
-            preempted: u32::from(preempted_tracepoints),
+            preempted: u32::from(tracepoints.preempted),
             plain_reads: u32::from(read_as.is_some()),
             read_as: read_as.unwrap_or_default(),
             reasons: layout.reasons,
@@ -226,8 +229,8 @@ impl Probe {
             traced.set(i as u32, word, 0).map_err(|e| ProbeError::Map { map: "TRACED", reason: e.to_string() })?;
         }
         let calls_apart = layout.signatures.calls_apart;
-        let slots = settings.bounds.slots;
-        let mut probe = Probe { ebpf, cpus, slots, logger: None, choice, preempted_tracepoints, calls_apart };
+        let Bounds { slots, namespaces, .. } = settings.bounds;
+        let mut probe = Probe { ebpf, cpus, slots, namespaces, logger: None, choice, tracepoints, calls_apart };
         if probe.choice.needs_tracefs() {
             ensure_tracefs(host)?;
         }
@@ -267,8 +270,8 @@ impl Probe {
 
     /// The programs of a way that this kernel needs.
     fn needed(&self, way: &'static Way) -> impl Iterator<Item = (&'static str, Point)> + use<> {
-        let preempted = self.preempted_tracepoints;
-        way.programs.iter().copied().filter(move |(name, _)| preempted || !FOR_PREEMPTED_TRACEPOINTS.contains(name))
+        let tracepoints = self.tracepoints;
+        way.programs.iter().copied().filter(move |(name, _)| tracepoints.need(name))
     }
 
     /// Attaches the programs of a hook's best way; the inner error is the kernel's refusal, and whether it concerns the whole flavour.

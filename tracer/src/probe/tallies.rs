@@ -1,8 +1,10 @@
 //! Reading what was counted.
 
+use std::ops::RangeInclusive;
+
 use aya::{
     Pod,
-    maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
+    maps::{Array, HashMap, PerCpuArray},
 };
 use tracer_abi::abi::{
     COUNTERS, ControlOp, Global, ListenerInfo, NetCounters, Process, RIVALS, SlotCounters, Tuple, Watch,
@@ -89,9 +91,13 @@ impl Probe {
             let values = counters.get(&slot, 0).map_err(failed("COUNTERS"))?;
             tallies.counters.push((slot, values.iter().map(|v| v.0).collect()));
         }
-        let nets: PerCpuHashMap<_, u64, PodNet> = map(&mut self.ebpf, "NETS")?;
-        for entry in nets.iter() {
-            let (_, values) = entry.map_err(failed("NETS"))?;
+        let numbers = self.net_numbers()?;
+        let nets: PerCpuArray<_, PodNet> = map(&mut self.ebpf, "NETS")?;
+        for number in numbers {
+            let values = nets.get(&number, 0).map_err(failed("NETS"))?;
+            if values.iter().all(|v| v.0.mode == 0) {
+                continue;
+            }
             let mut tally = NetTally::default();
             for PodNet(cpu) in values.iter().filter(|v| v.0.mode != 0) {
                 tally.netns = cpu.inum;
@@ -116,6 +122,13 @@ impl Probe {
         tallies.processes.sort_by_key(|(pid, p)| (std::cmp::Reverse(p.connects), *pid));
         tallies.namespaces.sort_by_key(|n| n.netns);
         Ok(tallies)
+    }
+
+    /// The numbers that namespaces may have: the last that was given is a hint, as with slots.
+    pub(super) fn net_numbers(&mut self) -> Result<RangeInclusive<u32>, ProbeError> {
+        let list: Array<_, u64> = map(&mut self.ebpf, "NET_LIST")?;
+        let last = list.get(&0, 0).map_err(failed("NET_LIST"))? as u32;
+        Ok(1..=(last + RIVALS).min(self.namespaces - 1))
     }
 
     /// Makes room in the kernel side's memory of troubled attempts, if more than a quarter of it is taken: attempts of which
