@@ -180,7 +180,7 @@ pub(super) fn closed(sk: Sock) -> Option<()> {
         return failed(sk, entry, error);
     }
     let inside = if config!(connect_by_function) != 0 {
-        !sk.is_connecting()
+        sk.is_unconnected()
     } else {
         Syscall::current().number() == config!(nr_connect) as u64
     };

@@ -54,12 +54,14 @@ impl Sock {
         self.field::<u64>(config!(offsets.sk_socket)) != 0
     }
 
-    /// Whether the function that sends its SYN has returned: `socket->state` is `SS_CONNECTING` from then until the attempt has ended.
+    /// Of a socket in SYN_SENT: whether the function that sends its SYN has not returned yet. `socket->state` is `SS_UNCONNECTED` until
+    /// then, and `SS_CONNECTING` after. A further subflow of MPTCP has the socket of its connection, which is connected.
     #[inline(always)]
-    pub(crate) fn is_connecting(self) -> bool {
-        const SS_CONNECTING: u32 = 2;
+    pub(crate) fn is_unconnected(self) -> bool {
+        const SS_UNCONNECTED: u32 = 1;
         let socket: u64 = self.field(config!(offsets.sk_socket));
-        read_or_zero::<u32>(socket + config!(offsets.socket_state) as u64) == SS_CONNECTING
+        // Of a pointer that is null, nothing can be read either.
+        read_or_zero::<u32>(socket + config!(offsets.socket_state) as u64) == SS_UNCONNECTED
     }
 
     /// Local port. `inet_sport`, which stays when `inet_num` is given back on the way to CLOSE.
