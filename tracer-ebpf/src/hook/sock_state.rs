@@ -20,10 +20,10 @@
 //! Open, and in the accept queue before it is established. SCTP, DCCP and
 //! MPTCP sockets come here too and are told by their protocol. The same on all kernels from 4.16.
 //!
-//! Up to 6.19 two programs do: nothing but a softirq can come in between, and what only processes do is done by the first. Since 7.0
-//! a program here can be preempted, in a process, and there are six: three for what a softirq can do, three for what only a process
-//! does. Each leaves at once what is not its concern, and disables preemption for the rest (`kernel::unpreempted`): a process that is
-//! preempted in one keeps it from all others on that CPU.
+//! Before 6.1 one program does, which can interrupt itself. Up to 6.19 two do: nothing but a softirq can come in between, and what only
+//! processes do is done by the first. Since 7.0 a program here can be preempted, in a process, and there are six: three for what a
+//! softirq can do, three for what only a process does. Each leaves at once what is not its concern, and disables preemption for the rest
+//! (`kernel::unpreempted`): a process that is preempted in one keeps it from all others on that CPU.
 //!
 //! Read from: net/ipv4/af_inet.c, net/ipv4/tcp.c, net/ipv4/tcp_input.c, net/ipv4/inet_connection_sock.c (6.18).
 

@@ -6,7 +6,9 @@ use aya::{
     Pod,
     maps::{Array, HashMap, PerCpuArray},
 };
-use tracer_abi::abi::{COUNTERS, ControlOp, Global, ListenerInfo, NetCounters, Process, SlotCounters, Tuple, Watch};
+use tracer_abi::abi::{
+    COUNTERS, ControlOp, Global, ListenerInfo, NetCounters, Process, RIVALS, SlotCounters, Tuple, Watch,
+};
 
 use super::{Probe, ProbeError, bounds::WATCH_ENTRIES, load::map};
 
@@ -71,7 +73,9 @@ impl Probe {
     /// If a map cannot be read.
     pub fn tallies(&mut self) -> Result<Tallies, ProbeError> {
         let mut tallies = Tallies::default();
-        let last = self.last_slot()?;
+        let last: Array<_, u32> = map(&mut self.ebpf, "LAST_SLOT")?;
+        // A hint: of several listeners that opened at the same instant, the last need not have written it.
+        let last = (last.get(&0, 0).map_err(failed("LAST_SLOT"))? + RIVALS).min(self.slots - 1);
         for slot in 1..=last {
             self.read_queues(slot)?;
         }
@@ -120,27 +124,11 @@ impl Probe {
         Ok(tallies)
     }
 
-    /// The last slot that was taken. What is noted of it is a hint: of several listeners that opened at the same instant, the last need
-    /// not have written it; but they follow it without a gap. No more is looked at than is there: each look costs a system call, in
-    /// which the kernel runs no probes on that CPU.
-    fn last_slot(&mut self) -> Result<u32, ProbeError> {
-        let last: Array<_, u32> = map(&mut self.ebpf, "LAST_SLOT")?;
-        let mut last = last.get(&0, 0).map_err(failed("LAST_SLOT"))?;
-        let infos: Array<_, PodInfo> = map(&mut self.ebpf, "SLOTS")?;
-        while last + 1 < self.slots && infos.get(&(last + 1), 0).map_err(failed("SLOTS"))?.0.sk != 0 {
-            last += 1;
-        }
-        Ok(last)
-    }
-
-    /// The numbers that were given to namespaces; the last of them is found likewise.
+    /// The numbers that namespaces may have: the last that was given is a hint, as with slots.
     pub(super) fn net_numbers(&mut self) -> Result<RangeInclusive<u32>, ProbeError> {
         let list: Array<_, u64> = map(&mut self.ebpf, "NET_LIST")?;
-        let mut last = list.get(&0, 0).map_err(failed("NET_LIST"))? as u32;
-        while last + 1 < self.namespaces && list.get(&(last + 1), 0).map_err(failed("NET_LIST"))? != 0 {
-            last += 1;
-        }
-        Ok(1..=last)
+        let last = list.get(&0, 0).map_err(failed("NET_LIST"))? as u32;
+        Ok(1..=(last + RIVALS).min(self.namespaces - 1))
     }
 
     /// Makes room in the kernel side's memory of troubled attempts, if more than a quarter of it is taken: attempts of which
